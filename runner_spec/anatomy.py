@@ -1,0 +1,84 @@
+"""The anatomy of a job's pod: the names, paths, variables and exit codes that its containers agree on.
+
+Standard library only: the runner imports this module inside the pod.
+
+A container never hard-codes a path: it reads the variables below, because the embedded cluster runs containers as
+plain processes and maps every mount path to a folder of its own (in environment values, commands and arguments).
+"""
+
+from enum import IntEnum
+from typing import Final
+
+# Containers, in the order in which they start (services come before `checkout`).
+CHECKOUT: Final = "checkout"
+UPLOAD: Final = "upload"
+RUN: Final = "run"
+RESERVED_CONTAINERS: Final = frozenset({CHECKOUT, UPLOAD, RUN})
+
+# Mount paths inside the containers.
+WORKSPACE_PATH: Final = "/workspace"  # emptyDir; working folder of every container; checkout, run, upload and services
+HOME_PATH: Final = "/dynapod/home"  # emptyDir; HOME of checkout, run and upload; `~/` in a cache path means this
+BIN_PATH: Final = "/dynapod/bin"  # emptyDir; written by checkout, read-only in run: `sh`, `shim`, maybe `busybox`
+STATE_PATH: Final = "/dynapod/state"  # emptyDir; run writes `exit` here, upload reads it
+PLAN_PATH: Final = "/dynapod/plan"  # downward API: `plan.json` (checkout, upload) and `steps` (run)
+TOKEN_PATH: Final = "/dynapod/token"  # noqa: S105 - a folder: projected identity token `token` (checkout, upload)
+CREDENTIALS_PATH: Final = "/dynapod/credentials"  # Secret with the source's credentials (checkout only)
+SECRETS_PATH: Final = "/dynapod/secrets"  # the job's secrets, one file per variable (checkout only, to mask them)
+SOURCE_PATH: Final = "/dynapod/source"  # a local folder as source, read-only (checkout only; local runs)
+TERMINATION_LOG_PATH: Final = "/dev/termination-log"
+
+PLAN_FILE: Final = "plan.json"
+STEPS_FILE: Final = "steps"
+TOKEN_FILE: Final = "token"  # noqa: S105 - a file's name
+EXIT_FILE: Final = "exit"  # decimal exit code of `run` and a newline; absent when the shim was killed
+
+# Environment variables, with the paths above as values. The first group is set in checkout, run and upload.
+ENV_WORKSPACE: Final = "DYNAPOD_WORKSPACE"
+ENV_BIN: Final = "DYNAPOD_BIN"
+ENV_STATE: Final = "DYNAPOD_STATE"
+ENV_PLAN: Final = "DYNAPOD_PLAN"
+ENV_TERMINATION_LOG: Final = "DYNAPOD_TERMINATION_LOG"
+ENV_JOB: Final = "DYNAPOD_JOB"  # the job's id, as enqueued
+ENV_ATTEMPT: Final = "DYNAPOD_ATTEMPT"
+ENV_JOB_NAME: Final = "DYNAPOD_JOB_NAME"  # `name` of the description
+# checkout and upload only:
+ENV_GATEWAY: Final = "DYNAPOD_GATEWAY"  # base URL, no trailing slash
+ENV_TOKEN: Final = "DYNAPOD_TOKEN"  # noqa: S105 - the token file's path
+# checkout only:
+ENV_CREDENTIALS: Final = "DYNAPOD_CREDENTIALS"
+ENV_SECRETS: Final = "DYNAPOD_SECRETS"
+ENV_SOURCE: Final = "DYNAPOD_SOURCE"
+
+TOKEN_AUDIENCE: Final = "dynapod"  # noqa: S105 - an audience's name
+
+# Labels and annotations of a pod.
+LABEL_MANAGED_BY: Final = "app.kubernetes.io/managed-by"
+MANAGED_BY: Final = "dynapod"
+LABEL_JOB: Final = "dynapod.dev/job"  # `names.label_value(job id)`: ids may hold anything, labels may not
+LABEL_ATTEMPT: Final = "dynapod.dev/attempt"
+LABEL_WORKER: Final = "dynapod.dev/worker"  # the worker incarnation that created the pod
+ANNOTATION_JOB: Final = "dynapod.dev/job"  # the job's id, as enqueued
+ANNOTATION_PLAN: Final = "dynapod.dev/plan"
+ANNOTATION_STEPS: Final = "dynapod.dev/steps"
+ANNOTATION_CACHE_SCOPE: Final = "dynapod.dev/cache-scope"
+ANNOTATION_TIMEOUT: Final = "dynapod.dev/timeout"  # the job's timeout in whole seconds: classify needs it
+
+# Kubernetes allows 256 KiB for all annotations of an object (apimachinery ValidateAnnotationsSize).
+ANNOTATIONS_LIMIT_BYTES: Final = 256 * 1024
+# terminationMessagePath: the kubelet reads 4096 bytes at most.
+TERMINATION_MESSAGE_LIMIT_BYTES: Final = 4096
+
+
+class Exit(IntEnum):
+    """Exit codes of dynapod's own containers (`checkout`, `upload`) and of the shim in `run`.
+
+    `TEMPFAIL` is EX_TEMPFAIL of sysexits.h: the platform's fault (git server or gateway away), worth another attempt.
+    The shim passes the failing step's own code through (128+N when signal N killed it), so a job can also produce
+    `TIMEOUT`; `classify` therefore believes it only when the container really ran as long as the timeout.
+    """
+
+    OK = 0
+    JOB_FAULT = 1  # wrong ref, refused credentials, missing artifact, unsafe archive path: the job's own
+    TEMPFAIL = 75
+    TIMEOUT = 124  # as in timeout(1)
+    CANCELED = 143  # 128+SIGTERM: the shim was told to stop
