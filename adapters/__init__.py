@@ -1,0 +1,1 @@
+"""One adapter per outside system; only it imports that system's library."""

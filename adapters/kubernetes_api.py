@@ -1,0 +1,345 @@
+"""The Kubernetes API: raw JSON through the official client, which keeps its authentication, TLS, proxies and pool.
+
+The client's typed methods cost twice the CPU of a raw call and refuse fields they do not know
+(docs/decisions/0002-raw-json.md). This is the only module that imports the kubernetes library.
+"""
+
+import asyncio
+import json
+import os
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any, Final
+
+import aiohttp
+from kubernetes.aio import config as kubernetes_config
+from kubernetes.aio.client import ApiClient, Configuration
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_delay, wait_random_exponential
+
+from runner_spec.version import __version__
+
+Json = dict[str, Any]
+
+CALL_TIMEOUT_S: Final = 30.0
+# A watch or a followed log may be silent for long; the server ends a watch itself (timeoutSeconds).
+STREAM_CONNECT_TIMEOUT_S: Final = 10.0
+RETRY_FOR_S: Final = 30.0
+LIST_PAGE: Final = 500
+
+_CONFLICT: Final = 409
+_GONE: Final = 410
+_NOT_FOUND: Final = 404
+_FORBIDDEN: Final = 403
+_TOO_MANY_REQUESTS: Final = 429
+_SERVER_ERROR: Final = 500
+_OK_LIMIT: Final = 300
+
+
+class ApiError(Exception):
+    """The API server refused a request, or could not be reached (`status` 0).
+
+    `reason` is the Status object's word (`NotFound`, `AlreadyExists`, …), `message` the server's sentence.
+    """
+
+    def __init__(
+        self, status: int, reason: str, message: str, *, retry_after: float | None = None, details: Json | None = None
+    ) -> None:
+        super().__init__(f"{status} {reason}: {message}")
+        self.status = status
+        self.reason = reason
+        self.message = message
+        self.retry_after = retry_after
+        self.details = details or {}
+
+    @property
+    def temporary(self) -> bool:
+        """Whether the same request may succeed later: unreachable, 429 or 5xx."""
+        return self.status in (0, _TOO_MANY_REQUESTS) or self.status >= _SERVER_ERROR
+
+    @property
+    def expired(self) -> bool:
+        """A resourceVersion or a continue token is too old: list again."""
+        return self.status == _GONE
+
+    @property
+    def missing(self) -> bool:
+        """The object does not exist."""
+        return self.status == _NOT_FOUND
+
+    @property
+    def over_quota(self) -> bool:
+        """A ResourceQuota refused the pod: room will come when others end."""
+        return self.status == _FORBIDDEN and "exceeded quota" in self.message
+
+
+@dataclass(frozen=True, slots=True)
+class WatchEvent:
+    """One event of a watch: `ADDED`, `MODIFIED`, `DELETED` or `BOOKMARK`, with the object as the server sent it."""
+
+    kind: str
+    object: Json
+
+
+def _wait_as_told(state: RetryCallState) -> float:
+    """Honour Retry-After; otherwise exponential with full jitter, so that many workers do not retry in step."""
+    error = state.outcome.exception() if state.outcome else None
+    if isinstance(error, ApiError) and error.retry_after is not None:
+        return error.retry_after
+    return float(wait_random_exponential(multiplier=0.1, max=5.0)(state))
+
+
+def _is_temporary(error: BaseException) -> bool:
+    return isinstance(error, ApiError) and error.temporary
+
+
+# The only retry policy towards Kubernetes. Safe for every call made through it: reads are idempotent, a pod's name is
+# a function of job and attempt (a repeated create is a 409 that `create_pod` recognises), and deletes carry the uid.
+def _retrying(seconds: float) -> AsyncRetrying:
+    return AsyncRetrying(
+        retry=retry_if_exception(_is_temporary), wait=_wait_as_told, stop=stop_after_delay(seconds), reraise=True
+    )
+
+
+class KubernetesApi:
+    """Pods, their logs and TokenReviews of one cluster, for one namespace of jobs.
+
+    Args:
+        configuration: where the API is and how to authenticate, as the official client loaded it.
+        namespace: the jobs' namespace.
+        connections: upper limit of parallel requests; log streams have a pool of their own, without limit.
+        retry_seconds: how long a temporary failure of a call is retried before it is raised.
+    """
+
+    def __init__(
+        self,
+        configuration: Configuration,
+        namespace: str,
+        *,
+        connections: int = 64,
+        retry_seconds: float = RETRY_FOR_S,
+    ) -> None:
+        configuration.connection_pool_maxsize = connections
+        self.namespace = namespace
+        self._retry_seconds = retry_seconds
+        self._calls = ApiClient(configuration)
+        streams = configuration.__deepcopy__({})
+        streams.connection_pool_maxsize = 0  # aiohttp: no limit
+        self._streams = ApiClient(streams)
+        for client in (self._calls, self._streams):
+            client.user_agent = f"dynapod/{__version__}"
+        self._pods = f"/api/v1/namespaces/{namespace}/pods"
+
+    @classmethod
+    async def connect(
+        cls,
+        namespace: str,
+        *,
+        kubeconfig: str | Mapping[str, Any] | None = None,
+        connections: int = 64,
+        retry_seconds: float = RETRY_FOR_S,
+    ) -> "KubernetesApi":
+        """Load the configuration: the kubeconfig given, else $KUBECONFIG, else the pod's own service account.
+
+        Raises:
+            ApiError: with status 0 when no configuration can be loaded; the message says what was tried.
+        """
+        configuration = Configuration()
+        try:
+            if isinstance(kubeconfig, Mapping):
+                await kubernetes_config.load_kube_config_from_dict(dict(kubeconfig), client_configuration=configuration)
+            elif kubeconfig or os.environ.get("KUBECONFIG"):
+                await kubernetes_config.load_kube_config(kubeconfig, client_configuration=configuration)
+            else:
+                kubernetes_config.load_incluster_config(client_configuration=configuration)
+        except kubernetes_config.ConfigException as error:
+            message = f"no usable Kubernetes configuration ({error}); set KUBECONFIG or run inside a cluster"
+            raise ApiError(0, "NoConfiguration", message) from error
+        return cls(configuration, namespace, connections=connections, retry_seconds=retry_seconds)
+
+    async def close(self) -> None:
+        """Close both connection pools."""
+        await self._calls.close()
+        await self._streams.close()
+
+    async def call(
+        self, method: str, path: str, *, query: Mapping[str, str] | None = None, body: Json | None = None
+    ) -> Json:
+        """One request, its answer as JSON; temporary failures are retried.
+
+        Raises:
+            ApiError: the server's refusal, or status 0 when it stayed unreachable.
+        """
+        async for attempt in _retrying(self._retry_seconds):
+            with attempt:
+                return await self._call_once(method, path, query, body)
+        raise AssertionError("tenacity re-raises the last error")
+
+    async def _call_once(self, method: str, path: str, query: Mapping[str, str] | None, body: Json | None) -> Json:
+        try:
+            response = await self._send(self._calls, method, path, query, body, aiohttp.ClientTimeout(CALL_TIMEOUT_S))
+            data = await response.read()
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise ApiError(0, "Unreachable", f"{method} {path}: {error or type(error).__name__}") from error
+        if response.status >= _OK_LIMIT:
+            raise _refusal(response, data)
+        parsed: Json = json.loads(data)
+        return parsed
+
+    async def _send(  # noqa: PLR0917 - private, one caller each for calls and streams
+        self,
+        client: ApiClient,
+        method: str,
+        path: str,
+        query: Mapping[str, str] | None,
+        body: Json | None,
+        timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109 - aiohttp's own structure: connect, read and total differ
+    ) -> aiohttp.ClientResponse:
+        verb, url, headers, sent, _ = await client.param_serialize(
+            method=method,
+            resource_path=path,
+            query_params=list((query or {}).items()),
+            header_params={"Accept": "application/json", "Content-Type": "application/json"},
+            body=body,
+            auth_settings=["BearerToken"],
+        )
+        answer = await client.call_api(verb, url, header_params=headers, body=sent, _request_timeout=timeout)
+        response: aiohttp.ClientResponse = answer.response
+        return response
+
+    async def create_pod(self, manifest: Json) -> Json:
+        """Create a pod; when it exists with the same job and attempt labels, it is ours: return that one.
+
+        That makes a lost reply harmless. A foreign pod of the same name is an ApiError 409.
+        """
+        try:
+            return await self.call("POST", self._pods, body=manifest)
+        except ApiError as error:
+            if error.status != _CONFLICT or error.reason != "AlreadyExists":
+                raise
+            existing = await self.get_pod(manifest["metadata"]["name"])
+            if existing is None or existing["metadata"].get("labels") != manifest["metadata"]["labels"]:
+                raise
+            return existing
+
+    async def get_pod(self, name: str) -> Json | None:
+        """The pod, or None when there is none."""
+        try:
+            return await self.call("GET", f"{self._pods}/{name}")
+        except ApiError as error:
+            if error.missing:
+                return None
+            raise
+
+    async def delete_pod(self, name: str, uid: str, *, grace_seconds: int | None = None) -> bool:
+        """Delete exactly this pod; False when it is gone or another one has its name.
+
+        `grace_seconds` None takes the pod's own terminationGracePeriodSeconds.
+        """
+        options: Json = {"apiVersion": "v1", "kind": "DeleteOptions", "preconditions": {"uid": uid}}
+        if grace_seconds is not None:
+            options["gracePeriodSeconds"] = grace_seconds
+        try:
+            await self.call("DELETE", f"{self._pods}/{name}", body=options)
+        except ApiError as error:
+            if error.status in (_NOT_FOUND, _CONFLICT):
+                return False
+            raise
+        return True
+
+    async def list_pods(self, label_selector: str) -> tuple[list[Json], str]:
+        """All pods that match, and the resourceVersion from which to watch. Read in pages."""
+        items: list[Json] = []
+        query = {"labelSelector": label_selector, "limit": str(LIST_PAGE)}
+        while True:
+            page = await self.call("GET", self._pods, query=query)
+            items += page["items"]
+            token = page["metadata"].get("continue")
+            if not token:
+                return items, str(page["metadata"]["resourceVersion"])
+            query["continue"] = token
+
+    async def watch_pods(
+        self, label_selector: str, resource_version: str, *, seconds: int
+    ) -> AsyncGenerator[WatchEvent, None]:
+        """Events after `resource_version`, until the server closes the watch after `seconds`.
+
+        Raises:
+            ApiError: `expired` when the version is too old, status 0 when the stream breaks.
+        """
+        query = {
+            "watch": "true",
+            "labelSelector": label_selector,
+            "resourceVersion": resource_version,
+            "allowWatchBookmarks": "true",
+            "timeoutSeconds": str(seconds),
+        }
+        # One minute beyond the server's own end: a dead connection must not be mistaken for a quiet cluster.
+        async with aclosing(self._stream(self._pods, query, read_timeout=seconds + 60.0)) as chunks:
+            async for line in _lines(chunks):
+                event = json.loads(line)
+                if event["type"] == "ERROR":
+                    status = event["object"]
+                    raise ApiError(status.get("code", 0), status.get("reason", ""), status.get("message", ""))
+                yield WatchEvent(event["type"], event["object"])
+
+    async def stream_log(
+        self, pod: str, container: str, *, since_time: str | None = None, follow: bool = True
+    ) -> AsyncGenerator[bytes, None]:
+        """A container's log with timestamps, in chunks as they come.
+
+        `since_time` is RFC 3339; the kubelet compares whole seconds, so the first lines may have been seen before.
+
+        Raises:
+            ApiError: 400 while the container has not started, 404 without pod, 0 when the stream breaks.
+        """
+        query = {"container": container, "timestamps": "true", "follow": "true" if follow else "false"}
+        if since_time:
+            query["sinceTime"] = since_time
+        async with aclosing(self._stream(f"{self._pods}/{pod}/log", query, read_timeout=None)) as chunks:
+            async for chunk in chunks:
+                yield chunk
+
+    async def _stream(
+        self, path: str, query: Mapping[str, str], *, read_timeout: float | None
+    ) -> AsyncGenerator[bytes, None]:
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=STREAM_CONNECT_TIMEOUT_S, sock_read=read_timeout)
+        try:
+            response = await self._send(self._streams, "GET", path, query, None, timeout)
+            async with response:
+                if response.status >= _OK_LIMIT:
+                    raise _refusal(response, await response.read())
+                async for chunk in response.content.iter_any():
+                    yield chunk
+        except (aiohttp.ClientError, TimeoutError, asyncio.IncompleteReadError, OSError) as error:
+            raise ApiError(0, "Unreachable", f"GET {path}: {error or type(error).__name__}") from error
+
+
+async def _lines(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """Whole lines; a watch event can be larger than any buffer limit of a line reader."""
+    pending = bytearray()
+    async for chunk in chunks:
+        pending += chunk
+        if b"\n" not in chunk:
+            continue
+        *whole, rest = pending.split(b"\n")
+        for line in whole:
+            if line:
+                yield bytes(line)
+        pending = bytearray(rest)
+
+
+def _refusal(response: aiohttp.ClientResponse, data: bytes) -> ApiError:
+    """The server's Status object as an exception; a proxy in between may answer with something else."""
+    reason, message, details = response.reason or "", data[:500].decode(errors="replace"), None
+    try:
+        status = json.loads(data)
+        if isinstance(status, dict):
+            reason, message = status.get("reason") or reason, status.get("message") or message
+            details = status.get("details")
+    except ValueError:
+        reason = reason or "NotJson"
+    after = response.headers.get("Retry-After", "")
+    return ApiError(
+        response.status, reason, message, retry_after=float(after) if after.isdecimal() else None, details=details
+    )
