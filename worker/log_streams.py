@@ -1,0 +1,126 @@
+"""The logs of one attempt: a follower per container, from the container's start to the confirmed end of its log."""
+
+import asyncio
+import base64
+import json
+import logging
+from typing import Any, Final
+
+from adapters.object_store import ObjectStore
+from adapters.redis_server import AsyncClient, translated
+from runner_spec import anatomy, wire
+from worker.log_follower import LogFollower, LogSource
+from worker.log_writer import LogWriter
+from worker.metrics import WorkerMetrics
+
+log = logging.getLogger(__name__)
+
+# After the pod's end: how long its logs may take to be read to the end before the rest is declared missing. Counted
+# anew while bytes keep coming.
+IDLE_LIMIT_S: Final = 30.0
+
+
+class LogKeeper:
+    """Where logs come from and go to: shared by all attempts of a worker."""
+
+    def __init__(self, source: LogSource, connection: AsyncClient, store: ObjectStore, metrics: WorkerMetrics) -> None:
+        self.source = source
+        self.metrics = metrics
+        self.connection = connection
+        self._store = store
+
+    def writer(self, job_id: str, attempt: int, container: str) -> LogWriter:
+        """The writer of one container's log."""
+        return LogWriter(self.connection, self._store, job_id, attempt, container)
+
+    async def secrets(self, job_id: str, attempt: int) -> list[bytes] | None:
+        """The values that checkout asked to hide; None when they are not (or no longer) known."""
+        with translated():
+            found: Any = await self.connection.get(wire.masks_key(job_id, attempt))
+        return None if found is None else [base64.b64decode(value) for value in json.loads(found)]
+
+
+class LogStreams:
+    """Follows the containers of one pod. `update` is called with every state of the pod, `finish` once at the end.
+
+    Where the job has secrets, only `checkout` (which prints none: it masks its own) is followed from the start; the
+    others once checkout has ended, because it is checkout that reports what to hide.
+    """
+
+    def __init__(
+        self, keeper: LogKeeper, job_id: str, attempt: int, pod: str, *, has_secrets: bool, limit: int
+    ) -> None:
+        self._keeper = keeper
+        self._job_id, self._attempt, self._pod = job_id, attempt, pod
+        self._has_secrets = has_secrets
+        self._limit = limit
+        self._followers: dict[str, LogFollower] = {}
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+
+    def update(self, pod: dict[str, Any]) -> None:
+        """Start to follow containers that have started, and note those that have ended."""
+        status = pod.get("status", {})
+        states = {c["name"]: c for kind in ("initContainerStatuses", "containerStatuses") for c in status.get(kind, ())}
+        checkout_over = anatomy.CHECKOUT not in states or _terminated(states[anatomy.CHECKOUT])
+        for name, container in states.items():
+            if _started(container) and (checkout_over or not self._has_secrets or name == anatomy.CHECKOUT):
+                self._follow(name)
+            if name in self._followers and _terminated(container):
+                self._followers[name].container_ended()
+
+    def _follow(self, container: str) -> None:
+        if container in self._followers:
+            return
+        self._followers[container] = follower = LogFollower(
+            self._keeper.source,
+            self._keeper.writer(self._job_id, self._attempt, container),
+            self._pod,
+            container,
+            limit=self._limit,
+            secrets=self._secrets if self._has_secrets and container != anatomy.CHECKOUT else None,
+            metrics=self._keeper.metrics,
+        )
+        self._tasks[container] = asyncio.create_task(follower.run(), name=f"log {self._pod}/{container}")
+
+    async def _secrets(self) -> list[bytes] | None:
+        return await self._keeper.secrets(self._job_id, self._attempt)
+
+    async def finish(self) -> None:
+        """Every log read to its end, or the rest of it declared missing."""
+        for follower in self._followers.values():
+            follower.container_ended()
+        waiting = dict(self._tasks)
+        read = -1
+        while waiting:
+            await asyncio.wait(waiting.values(), timeout=IDLE_LIMIT_S)
+            waiting = {name: task for name, task in waiting.items() if not task.done()}
+            progress = sum(f.bytes_read for f in self._followers.values())
+            if progress == read:
+                break
+            read = progress
+        await self.cancel()
+        for name in waiting:
+            log.warning("log given up", extra={"action": "log_abandoned", "pod": self._pod, "container": name})
+            await self._followers[name].abandon("the end of this log could not be read from Kubernetes")
+
+    async def cancel(self) -> None:
+        """Stop following: what is stored stays, and another worker goes on from there."""
+        for task in self._tasks.values():
+            task.cancel()
+        results = await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+        for name, result in zip(self._tasks, results, strict=True):
+            if isinstance(result, Exception):
+                log.error("log of %s failed", name, exc_info=result, extra={"action": "log_failed", "pod": self._pod})
+                await self._followers[name].abandon(f"this log could not be stored: {type(result).__name__}")
+        self._tasks.clear()
+
+
+def _started(container: dict[str, Any]) -> bool:
+    state, last = container.get("state", {}), container.get("lastState", {})
+    return "running" in state or _terminated(container) or "terminated" in last
+
+
+def _terminated(container: dict[str, Any]) -> bool:
+    # A terminated state without startedAt never ran: it has no log (the kubelet answers 400 for it).
+    terminated = container.get("state", {}).get("terminated")
+    return terminated is not None and terminated.get("startedAt") is not None

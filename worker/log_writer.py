@@ -1,0 +1,141 @@
+"""Writes one container's log: first to the Redis stream, where followers read it, then to the object store for good.
+
+Every append names the log's entry as this worker knows it and fails when it has changed: of two workers that follow
+the same pod (one of them paused and adopted from), only one can go on, so nothing is stored twice or skipped.
+"""
+
+import asyncio
+from dataclasses import replace
+from typing import Any, Final
+
+from adapters.object_store import ObjectStore, StoreUnavailable
+from adapters.redis_server import AsyncClient, translated
+from runner_spec import wire
+from runner_spec.log_cursor import LogCursor
+from worker.log_store import LogEntry, LogGap, piece_path
+
+# Bytes that gather in Redis before they go to the object store as one piece.
+PIECE_BYTES: Final = 1024 * 1024
+# Entries that stay in the stream after they became durable, for followers that lag a little.
+KEPT_ENTRIES: Final = 16
+# Beyond this the writer waits for the object store instead of filling Redis; Kubernetes keeps the log meanwhile.
+WAITING_BYTES: Final = 8 * PIECE_BYTES
+RETENTION_S: Final = 7 * 24 * 3600
+STORE_RETRY_S: Final = 1.0
+
+# KEYS: index, stream. ARGV: container, entry as known, entry from now on, retention, offset, data ('' for none).
+_APPEND: Final = """
+if (redis.call('HGET', KEYS[1], ARGV[1]) or '') ~= ARGV[2] then return 0 end
+if ARGV[6] ~= '' then redis.call('XADD', KEYS[2], '*', 'o', ARGV[5], 'd', ARGV[6]) end
+redis.call('HSET', KEYS[1], ARGV[1], ARGV[3])
+redis.call('EXPIRE', KEYS[1], ARGV[4])
+if redis.call('EXISTS', KEYS[2]) == 1 then redis.call('EXPIRE', KEYS[2], ARGV[4]) end
+return 1
+"""
+
+
+class LogFencedError(Exception):
+    """Another worker writes this log now: stop, without a trace."""
+
+
+class LogWriter:
+    """The one writer of one container's log.
+
+    Call `open` first, and again after `RedisUnavailable` (the write may have taken effect, or not). Not for concurrent
+    use.
+    """
+
+    def __init__(self, connection: AsyncClient, store: ObjectStore, job_id: str, attempt: int, container: str) -> None:
+        self._redis = connection
+        self._store = store
+        self._job_id, self._attempt, self._container = job_id, attempt, container
+        self._index = wire.log_index_key(job_id, attempt)
+        self._stream = wire.log_stream_key(job_id, attempt, container)
+        self._known = ""  # the entry's text in Redis
+        self._pending = bytearray()  # stored in Redis, not yet durable
+        self.entry = LogEntry()
+
+    async def open(self) -> None:
+        """Take up the log where it was left, by this worker or another one."""
+        with translated():
+            found: Any = await self._redis.hget(self._index, self._container)
+        self._known = found.decode() if found else ""
+        self.entry = LogEntry.from_json(found)
+        self._pending.clear()
+        missing = self.entry.size - self.entry.durable
+        if not missing:
+            return
+        with translated():
+            entries: Any = await self._redis.xrange(self._stream)
+        at = self.entry.durable
+        for _, fields in entries:
+            begin, data = int(fields[b"o"]), fields[b"d"]
+            if begin <= at < begin + len(data):
+                self._pending += data[at - begin :]
+                at = begin + len(data)
+        if at < self.entry.size:  # Redis lost them: keep what is left in its place, and say so
+            entry = replace(self.entry, size=at)
+            await self._write(_with_gap(entry, f"{self.entry.size - at} bytes of the log were lost by Redis"))
+
+    async def append(self, data: bytes, cursor: LogCursor) -> None:
+        """Store more of the log, as one entry of the stream; `cursor` is the place after it.
+
+        Waits for the object store when too much is not durable yet.
+
+        Raises:
+            LogFencedError: another worker has taken over.
+        """
+        await self._write(self.entry.grown(len(data), cursor), data)
+        self._pending += data
+        if len(self._pending) >= PIECE_BYTES:
+            await self._make_durable(wait=len(self._pending) >= WAITING_BYTES)
+
+    async def gap(self, why: str) -> None:
+        """Declare that something is missing here.
+
+        Raises:
+            LogFencedError: another worker has taken over.
+        """
+        await self._write(_with_gap(self.entry, why))
+
+    async def close(self) -> None:
+        """The log's end was seen: make the rest durable and say that it is complete.
+
+        When the object store is away, the rest stays in Redis, for as long as results do.
+
+        Raises:
+            LogFencedError: another worker has taken over.
+        """
+        await self._make_durable(wait=False)
+        await self._write(replace(self.entry, complete=True))
+
+    async def _make_durable(self, *, wait: bool) -> None:
+        while self._pending:
+            data = bytes(self._pending)
+            path = piece_path(self._job_id, self._attempt, self._container, self.entry.durable, len(data))
+            try:
+                await self._store.put(path, data)
+            except StoreUnavailable:
+                if not wait:
+                    return
+                await asyncio.sleep(STORE_RETRY_S)
+                continue
+            await self._write(replace(self.entry, pieces=(*self.entry.pieces, len(data))))
+            self._pending.clear()
+            with translated():
+                await self._redis.xtrim(self._stream, maxlen=KEPT_ENTRIES, approximate=False)
+
+    async def _write(self, entry: LogEntry, data: bytes = b"") -> None:
+        text = entry.to_json()
+        keys_and_args = [
+            self._index, self._stream, self._container, self._known, text, RETENTION_S, self.entry.size, data
+        ]  # fmt: skip
+        with translated():
+            written = await self._redis.eval(_APPEND, 2, *keys_and_args)  # type: ignore[arg-type]
+        if not written:
+            raise LogFencedError(f"log of {self._container} of {self._job_id!r}, attempt {self._attempt}")
+        self._known, self.entry = text, entry
+
+
+def _with_gap(entry: LogEntry, why: str) -> LogEntry:
+    return replace(entry, gaps=(*entry.gaps, LogGap(entry.size, why)))
