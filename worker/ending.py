@@ -1,0 +1,103 @@
+"""From an attempt's end to its record: decide on a retry, commit, delete the pod."""
+
+import logging
+import time
+
+from adapters.kubernetes_api import ApiError, KubernetesApi
+from runner_spec.outcome import Fault, Outcome, Verdict
+from runner_spec.policy import Policy
+from runner_spec.result import job_result
+from runner_spec.retry import Retry, decide
+from worker.attempt import Attempt
+from worker.metrics import WorkerMetrics
+from worker.queue import Action, Fail, Finish, JobQueue, Requeue, Settlement, Stop
+
+log = logging.getLogger(__name__)
+
+
+class Ending:
+    """Records ends and cleans up after them."""
+
+    def __init__(self, queue: JobQueue, api: KubernetesApi, policy: Policy, metrics: WorkerMetrics) -> None:
+        self._queue = queue
+        self._api = api
+        self._policy = policy
+        self._metrics = metrics
+
+    async def record(self, attempt: Attempt, outcome: Outcome) -> bool:
+        """Commit the end; waits for Redis as long as it takes. False: another worker owns the job now."""
+        settlement = self._settlement(attempt, outcome)
+        recorded = await self._queue.settle(settlement)
+        if not recorded:
+            self._metrics.fenced.inc()
+            log.warning("fenced: another worker owns this job", extra={"action": "fenced", **attempt.log_extra})
+            return False
+        self._count(attempt, outcome, settlement.action)
+        return True
+
+    def _settlement(self, attempt: Attempt, outcome: Outcome) -> Settlement:
+        result = job_result(outcome, attempt.claim.attempt, attempt.pod)
+        ledger = {
+            "outcome": outcome.as_dict(),
+            "result": result,
+            "started_at": attempt.claim.claimed_at,
+            "ended_at": time.time(),
+            "pod": attempt.pod_name,
+        }
+        return Settlement(
+            claim=attempt.claim, outcome=outcome, action=self._action(attempt, outcome, result), ledger=ledger
+        )
+
+    def _action(self, attempt: Attempt, outcome: Outcome, result: dict[str, object]) -> Action:
+        if outcome.verdict is Verdict.SUCCEEDED:
+            return Finish(result)
+        if outcome.verdict is Verdict.CANCELED:
+            return Stop(outcome.message, result)
+        decision = decide(
+            outcome,
+            job_id=attempt.claim.job_id,
+            attempt=attempt.claim.attempt,
+            platform_retries=attempt.claim.platform_retries,
+            job_retries=attempt.claim.job_retries,
+            allowed=attempt.allowed_attempts,
+            rq_retries_left=attempt.claim.retries_left,
+            rq_interval=attempt.claim.retry_interval,
+            policy=self._policy,
+        )
+        if isinstance(decision, Retry):
+            platform = decision.consumes == "platform"
+            return Requeue(
+                decision.delay, decision.why, consumes_retry=not platform, platform_fault=platform, at_front=True
+            )
+        return Fail(outcome.message, result)
+
+    async def requeue(self, attempt: Attempt, delay: float, why: str) -> bool:
+        """Give the job back to its queue: nothing happened yet (no room in the namespace, say)."""
+        outcome = Outcome(Verdict.FAILED, Fault.PLATFORM, "waiting", why)
+        settlement = Settlement(attempt.claim, outcome, Requeue(delay, why, at_front=True), {"pod": attempt.pod_name})
+        return await self._queue.settle(settlement)
+
+    async def delete_pod(self, attempt: Attempt, *, grace_seconds: int | None = None) -> None:
+        """Delete exactly the attempt's pod; one that is gone already is fine."""
+        attempt.deletion_sent = True
+        await self.delete(attempt.pod_name, attempt.pod_uid, grace_seconds=grace_seconds)
+
+    async def delete(self, name: str, uid: str, *, grace_seconds: int | None = None) -> None:
+        """Delete exactly this pod. A failure is logged: whoever sees the pod again deletes it then."""
+        self._metrics.api_requests.labels("delete").inc()
+        try:
+            await self._api.delete_pod(name, uid, grace_seconds=grace_seconds)
+        except ApiError as error:
+            log.warning("pod not deleted: %s", error, extra={"action": "delete_failed", "pod": name})
+
+    def _count(self, attempt: Attempt, outcome: Outcome, action: Action) -> None:
+        self._metrics.settled.labels(outcome.verdict, outcome.fault, outcome.reason).inc()
+        self._metrics.duration.labels(outcome.verdict).observe(max(0.0, time.time() - attempt.claim.claimed_at))
+        if isinstance(action, Requeue):
+            self._metrics.retried.labels(outcome.fault).inc()
+        log.info(
+            "attempt ended: %s (%s)",
+            outcome.verdict,
+            outcome.reason,
+            extra={"action": "settled", "verdict": outcome.verdict, "reason": outcome.reason, **attempt.log_extra},
+        )

@@ -1,0 +1,126 @@
+"""From a claim to its pod: read the description, apply the policy, render, create."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from adapters.kubernetes_api import ApiError, KubernetesApi
+from runner_spec import names, wire
+from runner_spec.admission import admit
+from runner_spec.description import JobDescription, parse_description
+from runner_spec.outcome import Fault, Outcome, Verdict
+from runner_spec.pod_check import check_pod
+from runner_spec.policy import Policy
+from runner_spec.problem import InvalidDescription, Problem
+from runner_spec.render import Attempt, render
+from worker.metrics import WorkerMetrics
+from worker.queue import Claim
+
+log = logging.getLogger(__name__)
+
+BACKOFF_FIRST_S: Final = 1.0
+BACKOFF_MAX_S: Final = 30.0
+_UNPROCESSABLE: Final = frozenset({400, 403, 422})
+_EVIDENCE_PROBLEMS: Final = 50
+
+
+class RejectedError(Exception):
+    """This job never gets a pod; `outcome` says why."""
+
+    def __init__(self, outcome: Outcome) -> None:
+        super().__init__(outcome.message)
+        self.outcome = outcome
+
+
+class QuotaExceededError(Exception):
+    """The namespace is full at the moment: the job goes back to the queue."""
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """What a claim says, and the pod to create for it."""
+
+    description: JobDescription
+    manifest: dict[str, Any]
+
+
+class Launcher:
+    """Renders and creates pods under one policy."""
+
+    def __init__(self, api: KubernetesApi, policy: Policy, worker: str, metrics: WorkerMetrics) -> None:
+        self._api = api
+        self._policy = policy
+        self._worker = worker
+        self._metrics = metrics
+
+    def prepare(self, claim: Claim) -> Launch:
+        """Pure: no request is made.
+
+        Raises:
+            RejectedError: the payload, the description or the policy forbids the job, with every problem.
+        """
+        if isinstance(claim.payload, wire.Refusal):
+            raise RejectedError(_rejected(claim.payload.reason, claim.payload.message))
+        try:
+            description = parse_description(claim.payload)
+            admission = admit(description, self._policy)
+        except InvalidDescription as error:
+            raise RejectedError(_invalid(error.problems)) from error
+        manifest = render(admission, Attempt(claim.job_id, claim.attempt, self._worker))
+        if problems := check_pod(manifest, self._policy):
+            raise RejectedError(_invalid(problems))
+        return Launch(description, manifest)
+
+    def describe(self, claim: Claim) -> JobDescription | None:
+        """The description of a job whose pod somebody else may have created; None when it is no valid one."""
+        try:
+            return parse_description(claim.payload) if isinstance(claim.payload, dict) else None
+        except InvalidDescription:
+            return None  # `prepare` reports it, should there be no pod
+
+    async def create(self, manifest: dict[str, Any], waiting: Callable[[str], None]) -> dict[str, Any]:
+        """Create the pod. While Kubernetes is away or overloaded, go on trying: that is a reason to wait, not to fail.
+
+        Args:
+            manifest: what to create.
+            waiting: told, for people, why there is no pod yet.
+
+        Raises:
+            RejectedError: the API server refuses this pod, with its words.
+            QuotaExceededError: a ResourceQuota is used up.
+            ApiError: a foreign pod has the name, or the namespace is missing: the platform's fault.
+        """
+        delay = BACKOFF_FIRST_S
+        while True:
+            try:
+                self._metrics.api_requests.labels("create").inc()
+                return await self._api.create_pod(manifest)
+            except ApiError as error:
+                if error.over_quota:
+                    raise QuotaExceededError(error.message) from error
+                if error.status in _UNPROCESSABLE:
+                    raise RejectedError(_rejected("refused", f"Kubernetes refused the pod: {error.message}")) from error
+                if not error.temporary:
+                    raise
+                waiting(f"Kubernetes does not answer: {error.message}")
+                log.warning("pod not created yet: %s", error, extra={"action": "create_retry", "status": error.status})
+            await asyncio.sleep(delay)
+            delay = min(delay * 2, BACKOFF_MAX_S)
+
+
+def pod_name(claim: Claim) -> str:
+    """The name that the attempt's pod has, whoever created it."""
+    return names.pod_name(claim.job_id, claim.attempt)
+
+
+def _rejected(reason: str, message: str, **evidence: object) -> Outcome:
+    return Outcome(Verdict.REJECTED, Fault.JOB, reason, message, evidence=evidence)
+
+
+def _invalid(problems: Sequence[Problem]) -> Outcome:
+    count = len(problems)
+    lines = [str(problem) for problem in problems[:_EVIDENCE_PROBLEMS]]
+    summary = f"The job description has {count} problem{'s' if count != 1 else ''}:\n" + "\n".join(lines)
+    return _rejected("description", summary, problems=lines, count=count)

@@ -1,0 +1,175 @@
+"""A worker as a process: its parts put together, its signals, its end."""
+
+import asyncio
+import contextlib
+import logging
+import os
+import platform
+import signal
+import uuid
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any, Final
+
+from prometheus_client import CollectorRegistry
+
+from adapters import redis_server
+from adapters.kubernetes_api import KubernetesApi
+from adapters.object_store import ObjectStore
+from adapters.redis_server import Connections
+from runner_spec.document import load_document
+from runner_spec.policy import DEFAULT_POLICY, Policy, parse_policy
+from worker.health import HealthServer
+from worker.log_streams import LogKeeper
+from worker.metrics import WorkerMetrics
+from worker.queue import JobQueue
+from worker.settings import SettingsError, WorkerSettings
+from worker.state_board import StateBoard
+from worker.supervisor import Supervisor
+
+log = logging.getLogger(__name__)
+
+LEAVE_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
+
+
+def incarnation() -> str:
+    """A new name for a worker: its host, and what no other incarnation ever had. Valid as a label's value."""
+    host = "".join(c for c in platform.node().lower() if c.isalnum() or c == "-")[:24].strip("-")
+    return f"{host or 'worker'}-{uuid.uuid4().hex}"
+
+
+class Worker:
+    """One worker incarnation from parts that are connected already; `start` and `stop` it in the running loop.
+
+    `failed` tells when it has ended by itself: its lease was lost, or a bug.
+    """
+
+    def __init__(
+        self,
+        *,
+        connections: Connections,
+        api: KubernetesApi,
+        store: ObjectStore,
+        policy: Policy,
+        settings: WorkerSettings,
+        registry: CollectorRegistry,
+    ) -> None:
+        self.name = incarnation()
+        self.metrics = WorkerMetrics(registry)
+        self.queue = JobQueue(connections, settings.queues, self.name, lease_seconds=settings.lease_seconds)
+        self.supervisor = Supervisor(
+            queue=self.queue,
+            api=api,
+            policy=policy,
+            keeper=LogKeeper(api, connections.control, store, self.metrics),
+            board=StateBoard(connections.control),
+            metrics=self.metrics,
+            capacity=settings.capacity,
+            lease_seconds=settings.lease_seconds,
+        )
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Register with the queue and begin to claim.
+
+        Raises:
+            RedisUnavailable, RedisRefused: the queue cannot be used.
+        """
+        await self.queue.start()
+        self._task = asyncio.create_task(self.supervisor.run(), name=f"worker {self.name}")
+
+    async def ended(self) -> None:
+        """Until the worker ends by itself; raises what ended it."""
+        assert self._task is not None
+        await asyncio.shield(self._task)
+
+    async def stop(self) -> None:
+        """Leave at once: pods run on, other workers adopt them."""
+        assert self._task is not None
+        self._task.cancel()
+        with contextlib.suppress(asyncio.CancelledError, Exception):  # `ended` is who reports it
+            await self._task
+        await self.supervisor.leave()
+
+
+def read_policy(path: str) -> Policy:
+    """The operator's policy from its file; the default one for an empty path.
+
+    Raises:
+        SettingsError: the file cannot be read.
+        InvalidPolicy, InvalidDocument: what it says cannot be used.
+    """
+    if not path:
+        return DEFAULT_POLICY
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise SettingsError(f"policy: {path!r} cannot be read: {error}") from error
+    return parse_policy(load_document(data).data)
+
+
+async def run_worker(settings: WorkerSettings) -> None:
+    """Run a worker until SIGTERM or SIGINT, which make it leave, or until it fails.
+
+    Raises:
+        SettingsError, InvalidPolicy, StoreConfigError, BadRedisURL: it cannot start; the message says why.
+        ApiError, RedisError: a service it needs is not there, or its lease was lost.
+    """
+    policy = read_policy(settings.policy)
+    if not settings.store:
+        raise SettingsError("store: not set; name where logs are kept: --store or DYNAPOD_STORE, a folder or s3://…")
+    store = ObjectStore.from_url(settings.store)
+    registry = CollectorRegistry()
+    leaving = asyncio.Event()
+    async with contextlib.AsyncExitStack() as stack:
+        connections = await stack.enter_async_context(redis_server.connect(settings.redis_url))
+        api = await KubernetesApi.connect(settings.namespace, kubeconfig=settings.kubeconfig or None)
+        stack.push_async_callback(api.close)
+        worker = Worker(
+            connections=connections, api=api, store=store, policy=policy, settings=settings, registry=registry
+        )
+        health = HealthServer(
+            registry, _readiness(worker, leaving), host=settings.health_host, port=settings.health_port
+        )
+        await health.start()
+        stack.push_async_callback(health.stop)
+        _on_signals(leaving.set)
+        await worker.start()
+        stack.push_async_callback(worker.stop)
+        log.info(
+            "worker %s serves %s; health on port %s",
+            worker.name,
+            ", ".join(settings.queues),
+            health.port,
+            extra={"action": "started", "pid": os.getpid()},
+        )
+        await _first(leaving.wait(), worker.supervisor.shutdown.wait(), worker.ended())
+        log.info("leaving", extra={"action": "leaving", "in_flight": worker.supervisor.in_flight})
+
+
+def _readiness(worker: Worker, leaving: asyncio.Event) -> Callable[[], str]:
+    def why_not() -> str:
+        if leaving.is_set():
+            return "leaving"
+        return "" if worker.supervisor.ready else "the cluster's pods are not listed yet"
+
+    return why_not
+
+
+def _on_signals(leave: Callable[[], None]) -> None:
+    loop = asyncio.get_running_loop()
+    for number in LEAVE_SIGNALS:
+        loop.add_signal_handler(number, leave)
+
+
+async def _first(*waits: Coroutine[Any, Any, object]) -> None:
+    """Until one of them ends; raises what it raises."""
+    tasks = [asyncio.create_task(wait) for wait in waits]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
