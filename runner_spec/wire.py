@@ -81,15 +81,17 @@ def decode_payload(data: bytes) -> dict[str, Any] | Refusal:
     """
     try:
         # Bounded: 1 MiB of zeros compresses to 1 KiB, and whoever may enqueue could exhaust the worker's memory.
-        text = zlib.decompressobj().decompress(data, PAYLOAD_LIMIT_BYTES + 1)
+        text = zlib.decompressobj().decompress(data, PAYLOAD_LIMIT_BYTES)
     except zlib.error:
         text = data  # producers in other languages need not compress
-    if len(text) > PAYLOAD_LIMIT_BYTES:
-        return Refusal("payload", f"The payload is larger than {PAYLOAD_LIMIT_BYTES >> 20} MiB. Shorten the scripts.")
     try:
         call = json.loads(text)
     except (ValueError, RecursionError):
-        return Refusal("payload", "The payload is not JSON. Enqueue with serializer='json'; pickles are never opened.")
+        limit = f"{PAYLOAD_LIMIT_BYTES >> 20} MiB"
+        return Refusal(
+            "payload",
+            f"The payload is no JSON of {limit} at most. Enqueue with serializer='json'; pickles are never opened.",
+        )
     if not isinstance(call, list) or len(call) != 4:  # noqa: PLR2004 - rq's [function, instance, args, kwargs]
         return Refusal("payload", f'The payload must be ["{RUN_FUNCTION}", null, [description], {{}}].')
     function, instance, args, kwargs = call

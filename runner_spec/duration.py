@@ -1,0 +1,75 @@
+"""Durations in whole seconds: `30m`, `1h30m`, `90s`, or an integer number of seconds."""
+
+import re
+from typing import Annotated, Any, Final
+
+from pydantic import PlainValidator, WithJsonSchema
+from pydantic_core import PydanticCustomError
+
+# 30 days. Far beyond any policy's cap; it keeps sums of durations within a Kubernetes int32 of seconds.
+MAXIMUM_SECONDS: Final = 30 * 24 * 3600
+
+_UNITS: Final = {"d": 86400, "h": 3600, "m": 60, "s": 1}
+_PATTERN: Final = r"(?:([0-9]{1,9})d)?(?:([0-9]{1,9})h)?(?:([0-9]{1,9})m)?(?:([0-9]{1,9})s)?"
+_DURATION: Final = re.compile(_PATTERN)
+_REMEDY: Final = "write 90s, 30m, 1h30m or a whole number of seconds, from 1s to 30d"
+
+
+def parse_duration(value: object) -> int:
+    """Seconds of `1h30m`, `90s`, `"90"` or `90`; the units d, h, m, s in this order, each at most once.
+
+    Raises:
+        ValueError: when the value is not a duration, or not between 1 second and 30 days.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        raise ValueError("a duration is text like 30m or a whole number of seconds")  # noqa: TRY004 - one error for callers
+    seconds = _seconds(value) if isinstance(value, str) else value
+    if not 1 <= seconds <= MAXIMUM_SECONDS:
+        raise ValueError("a duration lies between 1s and 30d")
+    return seconds
+
+
+def _seconds(text: str) -> int:
+    if re.fullmatch(r"[0-9]{1,9}", text):
+        return int(text)
+    found = _DURATION.fullmatch(text)
+    if not found or not text:
+        raise ValueError("this is not a duration")
+    return sum(int(count) * unit for count, unit in zip(found.groups(), _UNITS.values(), strict=True) if count)
+
+
+def format_duration(seconds: int) -> str:
+    """The shortest text that `parse_duration` reads back: 5400 → `1h30m`.
+
+    Raises:
+        ValueError: when `seconds` is not positive.
+    """
+    if seconds < 1:
+        raise ValueError(f"a duration is at least 1 second, not {seconds}")
+    text = ""
+    for name, unit in _UNITS.items():
+        count, seconds = divmod(seconds, unit)
+        text += f"{count}{name}" if count else ""
+    return text
+
+
+def _validate(value: Any) -> int:  # noqa: ANN401 - a validator's input is anything
+    try:
+        return parse_duration(value)
+    except ValueError as error:
+        raise PydanticCustomError("duration", "{reason}", {"reason": str(error), "remedy": _REMEDY}) from error
+
+
+# A field of a model: whole seconds as int, read from any of the forms.
+Seconds = Annotated[
+    int,
+    PlainValidator(_validate),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "integer", "minimum": 1, "maximum": MAXIMUM_SECONDS},
+                {"type": "string", "pattern": f"^(?=.)(?:[0-9]{{1,9}}|{_PATTERN})$"},
+            ]
+        }
+    ),
+]

@@ -1,0 +1,397 @@
+"""From an admitted job to the manifest of its pod. Pure: equal inputs give equal bytes.
+
+The order of the containers is the order in which the kubelet starts them, and it stops sidecars in reverse:
+
+    services, checkout, upload, run
+
+- Services boot while `checkout` works.
+- `upload` is the last sidecar, so it is the first to be told that `run` has ended: a service that ignores SIGTERM
+  cannot eat the grace period before the artifacts are safe. Starting it after `checkout` costs the same second of the
+  kubelet's status loop as before it, and a failed checkout then needs no upload.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from runner_spec import anatomy, names, plan
+from runner_spec.admission import Admission, EffectiveJob, Settled
+from runner_spec.description import FolderSource, GitSource, Ready, Service
+from runner_spec.pod_check import check_pod
+from runner_spec.pod_patch import merge_patch
+from runner_spec.policy import Amounts, Policy
+from runner_spec.problem import InvalidDescription, InvalidPolicy, Problem
+from runner_spec.rules import annotation_problem
+from runner_spec.steps import steps_fragment
+
+Manifest = dict[str, Any]  # JSON-pure
+
+UID: Final = 1000  # any uid but 0: the restricted profile demands it, and 1000 owns files in most build images
+ROOT: Final = 0
+DRIVEN_MODE: Final = 0o444  # of the plan's files
+SECRET_MODE: Final = 0o440  # readable through fsGroup
+TOKEN_SECONDS: Final = 3600  # Kubernetes' minimum is 600; the kubelet renews the token at 80 % of it
+# Between the budgets and the kubelet's own deadlines, for signals, status updates and slow disks.
+GRACE_MARGIN_SECONDS: Final = 30
+DEADLINE_MARGIN_SECONDS: Final = 60
+PROBE_PERIOD_SECONDS: Final = 1
+PROBE_TIMEOUT_SECONDS: Final = 5
+JOB_ID_LIMIT_BYTES: Final = 32 * 1024  # it travels in a variable and twice in annotations
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One attempt at a job: its `number` counts from 1; `worker` is the incarnation that creates the pod."""
+
+    job_id: str
+    number: int
+    worker: str
+
+
+def render(admission: Admission, attempt: Attempt) -> Manifest:
+    """The pod of one attempt.
+
+    Raises:
+        InvalidDescription: when steps and plan do not fit into the pod's annotations, or the job's id is too long.
+        InvalidPolicy: when the policy's pod patch made a pod that the policy forbids.
+        ValueError: when the attempt's number is not between 1 and 9,999,999,999.
+    """
+    job, policy = admission.job, admission.policy
+    pod: Manifest = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {
+            "name": names.pod_name(attempt.job_id, attempt.number),
+            "namespace": policy.namespace,
+            "labels": _labels(attempt),
+            "annotations": _annotations(job, policy, attempt),
+        },
+        "spec": _spec(job, policy, attempt),
+    }
+    if policy.pod_patch:
+        pod = merge_patch(pod, policy.pod_patch)
+        if problems := check_pod(pod, policy):
+            raise InvalidPolicy(problems)
+    return pod
+
+
+def manifest_json(pod: Mapping[str, Any]) -> str:
+    """The manifest as compact JSON with sorted keys: equal pods give equal bytes."""
+    return json.dumps(pod, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def has_upload(job: EffectiveJob) -> bool:
+    """Whether there is something to upload; a container that has nothing to do is not rendered."""
+    return bool(job.description.artifacts or job.description.cache)
+
+
+def grace_period(policy: Policy) -> int:
+    """Seconds from the pod's deletion to its last SIGKILL: steps stopped, `after` run and stopped, upload."""
+    return policy.grace + policy.after_budget + policy.grace + policy.upload_budget + GRACE_MARGIN_SECONDS
+
+
+def deadline(job: EffectiveJob, policy: Policy) -> int:
+    """Seconds after which the kubelet itself ends the pod: a backstop, for a shim that failed to keep the timeout.
+
+    The kubelet counts from when it took the pod, before it pulls images: hence the checkout's budget.
+    """
+    ready = sum(service.ready.timeout for service in job.description.services if service.ready)
+    return policy.checkout_budget + ready + job.timeout + grace_period(policy) + DEADLINE_MARGIN_SECONDS
+
+
+def _labels(attempt: Attempt) -> dict[str, str]:
+    return {
+        anatomy.LABEL_MANAGED_BY: anatomy.MANAGED_BY,
+        anatomy.LABEL_JOB: names.label_value(attempt.job_id),
+        anatomy.LABEL_ATTEMPT: str(attempt.number),
+        anatomy.LABEL_WORKER: names.label_value(attempt.worker),
+    }
+
+
+def _annotations(job: EffectiveJob, policy: Policy, attempt: Attempt) -> dict[str, str]:
+    job_id = _unicode(attempt.job_id)
+    if len(job_id.encode()) > JOB_ID_LIMIT_BYTES:
+        message = f"the job's id takes {len(job_id.encode())} bytes; {JOB_ID_LIMIT_BYTES} are allowed"
+        raise InvalidDescription([Problem("", message, "", "enqueue the job with a shorter id")])
+    description = job.description
+    annotations = {
+        anatomy.ANNOTATION_JOB: job_id,
+        anatomy.ANNOTATION_PLAN: _plan(job, policy, attempt).to_json(),
+        anatomy.ANNOTATION_STEPS: steps_fragment(
+            description.titled_steps(),
+            description.titled_after(),
+            timeout=job.timeout,
+            grace=policy.grace,
+            after_budget=policy.after_budget,
+        ),
+        anatomy.ANNOTATION_CACHE_SCOPE: job.cache_scope,
+        anatomy.ANNOTATION_TIMEOUT: str(job.timeout),
+    }
+    # Counted as apimachinery's ValidateAnnotationsSize does: bytes of keys and values.
+    size = sum(len(key.encode()) + len(value.encode()) for key, value in annotations.items())
+    if problem := annotation_problem(size):
+        raise InvalidDescription([problem])
+    return annotations
+
+
+def _plan(job: EffectiveJob, policy: Policy, attempt: Attempt) -> plan.Plan:
+    description, source = job.description, job.description.source
+    git = folder = None
+    if isinstance(source, GitSource):
+        credentials = source.credentials is not None
+        git = plan.GitSource(source.git, source.ref, source.depth, source.submodules, source.lfs, credentials)
+    elif isinstance(source, FolderSource):
+        folder = plan.FolderSource(source.files)
+    return plan.Plan(
+        job=_unicode(attempt.job_id),
+        attempt=attempt.number,
+        git=git,
+        folder=folder,
+        caches=tuple(plan.CachePlan(cache.key, cache.paths, cache.fallback) for cache in description.cache),
+        artifacts=tuple(plan.ArtifactPlan(a.name, a.paths, a.when, a.kind, a.optional) for a in description.artifacts),
+        ready=tuple(
+            plan.ReadyPlan(service.name, service.ready.tcp, service.ready.http, float(service.ready.timeout))
+            for service in description.services
+            if service.ready and service.ready.command is None
+        ),
+        masks=tuple(sorted(description.secrets)),
+        upload_budget=float(policy.upload_budget),
+    )
+
+
+def _spec(job: EffectiveJob, policy: Policy, attempt: Attempt) -> Manifest:
+    services = job.description.services
+    init = [_service(service, job.service_resources[place], policy) for place, service in enumerate(services)]
+    init.append(_checkout(job, policy, attempt))
+    if has_upload(job):
+        init.append(_upload(job, policy, attempt))
+    spec: Manifest = {
+        "initContainers": init,
+        "containers": [_run(job, policy, attempt)],
+        "volumes": _volumes(job),
+        "restartPolicy": "Never",
+        "serviceAccountName": policy.service_account,
+        "automountServiceAccountToken": False,
+        # Variables for every Service of the namespace would leak names, and break jobs by their number.
+        "enableServiceLinks": False,
+        "terminationGracePeriodSeconds": grace_period(policy),
+        "activeDeadlineSeconds": deadline(job, policy),
+        "securityContext": _pod_security(policy),
+    }
+    optional: Manifest = {
+        "hostAliases": [{"ip": "127.0.0.1", "hostnames": [service.name for service in services]}] if services else [],
+        "nodeSelector": dict(policy.node_selector),
+        "tolerations": [dict(toleration) for toleration in policy.tolerations],
+        "imagePullSecrets": [{"name": name} for name in policy.image_pull_secrets],
+        "runtimeClassName": policy.runtime_class,
+    }
+    spec |= {field: value for field, value in optional.items() if value}
+    if policy.user_namespaces:
+        spec["hostUsers"] = False
+    return spec
+
+
+def _pod_security(policy: Policy) -> Manifest:
+    user = ROOT if policy.user_namespaces else UID
+    return {
+        "runAsNonRoot": not policy.user_namespaces,
+        "runAsUser": user,
+        "runAsGroup": user,
+        "fsGroup": user,
+        # Volumes are born empty: walking through them again only costs time.
+        "fsGroupChangePolicy": "OnRootMismatch",
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+
+
+def _security(*, read_only: bool) -> Manifest:
+    context: Manifest = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+    return {**context, "readOnlyRootFilesystem": True} if read_only else context
+
+
+def _service(service: Service, resources: Settled, policy: Policy) -> Manifest:
+    container: Manifest = {
+        "name": service.name,
+        "image": service.image,
+        "imagePullPolicy": policy.image_pull_policy,
+        "restartPolicy": "Always",
+        "resources": _same_resources(resources),
+        "securityContext": _security(read_only=False),
+        # A service's last words say why it crashed; it has no report of its own.
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "volumeMounts": [_mount("workspace", anatomy.WORKSPACE_PATH)],
+    }
+    optional: Manifest = {
+        "command": [_literal(word) for word in service.command or ()],
+        "args": [_literal(word) for word in service.args or ()],
+        "env": _env(service.env),
+        "startupProbe": _startup_probe(service.ready),
+    }
+    return container | {field: value for field, value in optional.items() if value}
+
+
+def _startup_probe(ready: Ready | None) -> Manifest | None:
+    """Only for a command: it has to run inside the service's container. Ports and URLs are checkout's to wait for."""
+    if ready is None or ready.command is None:
+        return None
+    return {
+        "exec": {"command": [_literal(word) for word in ready.command]},
+        "periodSeconds": PROBE_PERIOD_SECONDS,
+        "timeoutSeconds": PROBE_TIMEOUT_SECONDS,
+        "failureThreshold": max(1, ready.timeout // PROBE_PERIOD_SECONDS),
+    }
+
+
+def _checkout(job: EffectiveJob, policy: Policy, attempt: Attempt) -> Manifest:
+    container = _runner(anatomy.CHECKOUT, job, policy, attempt)
+    container["volumeMounts"].append(_mount("bin", anatomy.BIN_PATH))
+    source = job.description.source
+    if isinstance(source, GitSource) and source.credentials:
+        container["volumeMounts"].append(_mount("credentials", anatomy.CREDENTIALS_PATH, read_only=True))
+        container["env"].append({"name": anatomy.ENV_CREDENTIALS, "value": anatomy.CREDENTIALS_PATH})
+    if isinstance(source, FolderSource):
+        container["volumeMounts"].append(_mount("source", anatomy.SOURCE_PATH, read_only=True))
+        container["env"].append({"name": anatomy.ENV_SOURCE, "value": anatomy.SOURCE_PATH})
+    if job.description.secrets:
+        container["volumeMounts"].append(_mount("secrets", anatomy.SECRETS_PATH, read_only=True))
+        container["env"].append({"name": anatomy.ENV_SECRETS, "value": anatomy.SECRETS_PATH})
+    return container
+
+
+def _upload(job: EffectiveJob, policy: Policy, attempt: Attempt) -> Manifest:
+    container = _runner(anatomy.UPLOAD, job, policy, attempt)
+    container["volumeMounts"].append(_mount("bin", anatomy.BIN_PATH, read_only=True))
+    return {**container, "restartPolicy": "Always"}
+
+
+def _runner(name: str, job: EffectiveJob, policy: Policy, attempt: Attempt) -> Manifest:
+    """What `checkout` and `upload` have in common: the runner's image, the identity token, a read-only root."""
+    variables = _job_env(job, attempt) | {
+        "HOME": anatomy.HOME_PATH,
+        anatomy.ENV_GATEWAY: policy.gateway_url,
+        anatomy.ENV_TOKEN: f"{anatomy.TOKEN_PATH}/{anatomy.TOKEN_FILE}",
+    }
+    resources = policy.runner_resources
+    return {
+        "name": name,
+        "image": policy.runner_image,
+        "imagePullPolicy": policy.image_pull_policy,
+        "command": [*policy.runner_command, name],
+        "workingDir": anatomy.WORKSPACE_PATH,
+        "env": _env(variables),
+        "resources": {"requests": _texts(resources.requests), "limits": _texts(resources.limits)},
+        "securityContext": _security(read_only=True),
+        "terminationMessagePath": anatomy.TERMINATION_LOG_PATH,
+        # Without a report (killed, crashed) the last lines of the log tell why.
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "volumeMounts": [
+            *_common_mounts(),
+            _mount("token", anatomy.TOKEN_PATH, read_only=True),
+            _mount("tmp", "/tmp"),  # noqa: S108 - an emptyDir of this pod: the root file system is read-only
+        ],
+    }
+
+
+def _run(job: EffectiveJob, policy: Policy, attempt: Attempt) -> Manifest:
+    description = job.description
+    variables = {"HOME": anatomy.HOME_PATH, "CI": "true"} | description.env | _job_env(job, attempt)
+    secrets = [
+        {"name": name, "valueFrom": {"secretKeyRef": {"name": ref.secret, "key": ref.key}}}
+        for name, ref in sorted(description.secrets.items())
+    ]
+    plain = {name: value for name, value in variables.items() if name not in description.secrets}
+    return {
+        "name": anatomy.RUN,
+        "image": description.image,
+        "imagePullPolicy": policy.image_pull_policy,
+        "command": [f"{anatomy.BIN_PATH}/sh", f"{anatomy.BIN_PATH}/shim"],
+        "workingDir": anatomy.WORKSPACE_PATH,
+        "env": [*_env(plain), *secrets],
+        "resources": _same_resources(job.resources),
+        "securityContext": _security(read_only=False),
+        "terminationMessagePath": anatomy.TERMINATION_LOG_PATH,
+        # Never from the log: it may hold secrets, and a pod's status is read by many.
+        "terminationMessagePolicy": "File",
+        "volumeMounts": [*_common_mounts(), _mount("bin", anatomy.BIN_PATH, read_only=True)],
+    }
+
+
+def _job_env(job: EffectiveJob, attempt: Attempt) -> dict[str, str]:
+    return {
+        anatomy.ENV_WORKSPACE: anatomy.WORKSPACE_PATH,
+        anatomy.ENV_BIN: anatomy.BIN_PATH,
+        anatomy.ENV_STATE: anatomy.STATE_PATH,
+        anatomy.ENV_PLAN: anatomy.PLAN_PATH,
+        anatomy.ENV_TERMINATION_LOG: anatomy.TERMINATION_LOG_PATH,
+        # A variable cannot hold NUL; the annotation keeps the exact id.
+        anatomy.ENV_JOB: _unicode(attempt.job_id).replace("\0", "\N{REPLACEMENT CHARACTER}"),
+        anatomy.ENV_ATTEMPT: str(attempt.number),
+        anatomy.ENV_JOB_NAME: job.description.name,
+    }
+
+
+def _common_mounts() -> list[Manifest]:
+    return [
+        _mount("workspace", anatomy.WORKSPACE_PATH),
+        _mount("home", anatomy.HOME_PATH),
+        _mount("state", anatomy.STATE_PATH),
+        _mount("plan", anatomy.PLAN_PATH, read_only=True),
+    ]
+
+
+def _mount(volume: str, path: str, *, read_only: bool = False) -> Manifest:
+    mount: Manifest = {"name": volume, "mountPath": path}
+    return {**mount, "readOnly": True} if read_only else mount
+
+
+def _volumes(job: EffectiveJob) -> list[Manifest]:
+    description, source = job.description, job.description.source
+    volumes: list[Manifest] = [{"name": name, "emptyDir": {}} for name in ("workspace", "home", "bin", "state", "tmp")]
+    files = {anatomy.PLAN_FILE: anatomy.ANNOTATION_PLAN, anatomy.STEPS_FILE: anatomy.ANNOTATION_STEPS}
+    items = [
+        {"path": path, "fieldRef": {"fieldPath": f"metadata.annotations['{annotation}']"}}
+        for path, annotation in files.items()
+    ]
+    volumes.append({"name": "plan", "downwardAPI": {"defaultMode": DRIVEN_MODE, "items": items}})
+    token = {"audience": anatomy.TOKEN_AUDIENCE, "expirationSeconds": TOKEN_SECONDS, "path": anatomy.TOKEN_FILE}
+    sources = [{"serviceAccountToken": token}]
+    volumes.append({"name": "token", "projected": {"defaultMode": SECRET_MODE, "sources": sources}})
+    if isinstance(source, GitSource) and source.credentials:
+        # Optional: a missing Secret would leave the pod waiting without a word in its status; checkout can say it.
+        secret = {"secretName": source.credentials.secret, "defaultMode": SECRET_MODE, "optional": True}
+        volumes.append({"name": "credentials", "secret": secret})
+    if isinstance(source, FolderSource):
+        volumes.append({"name": "source", "hostPath": {"path": source.folder, "type": "Directory"}})
+    if description.secrets:
+        # Optional, as above: `run`'s secretKeyRef is not, and the kubelet then names the Secret in the pod's status.
+        projections = [
+            {"secret": {"name": ref.secret, "items": [{"key": ref.key, "path": name}], "optional": True}}
+            for name, ref in sorted(description.secrets.items())
+        ]
+        volumes.append({"name": "secrets", "projected": {"defaultMode": SECRET_MODE, "sources": projections}})
+    return volumes
+
+
+def _env(variables: Mapping[str, str]) -> list[Manifest]:
+    """Sorted by name: equal mappings give equal bytes whatever their order."""
+    return [{"name": name, "value": _literal(value)} for name, value in sorted(variables.items())]
+
+
+def _literal(text: str) -> str:
+    """Text that Kubernetes passes on unchanged: it would expand `$(NAME)` and shorten `$$` (forked/expansion)."""
+    return text.replace("$", "$$") if "$(" in text or "$$" in text else text
+
+
+def _same_resources(settled: Settled) -> Manifest:
+    amounts = {name: str(amount) for name, amount in settled.items()}
+    return {"requests": amounts, "limits": dict(amounts)}
+
+
+def _texts(amounts: Amounts) -> dict[str, str]:
+    return {name: str(amount) for name, amount in amounts.as_mapping().items()}
+
+
+def _unicode(text: str) -> str:
+    """Text that UTF-8 can encode; lone surrogates, which Redis cannot hold, are written as escapes."""
+    return text.encode("utf-8", "backslashreplace").decode()

@@ -1,0 +1,137 @@
+"""The result of an attempt, as `job.return_value()` and the ledger give it: JSON-pure and bounded.
+
+The verdict comes from the outcome; everything else is for display, some of it from the containers' own reports. What
+`run` reports about itself can be forged by the job, so nothing here is believed beyond its type.
+"""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from typing import Any, Final
+
+from runner_spec import anatomy
+from runner_spec.outcome import Outcome
+from runner_spec.pod_status import Container, Pod, one_line, read_pod
+from runner_spec.report import ArtifactReport, CacheReport, CheckoutReport, RunReport, UploadReport, parse_report
+
+RESULT_VERSION: Final = 1
+ITEMS_LIMIT: Final = 200  # of a list; termination messages hold far fewer, a hostile one may not
+FILES_LIMIT: Final = 20  # of an artifact; the manifest in the object store has all
+TEXT_CHARACTERS: Final = 500
+
+
+def job_result(outcome: Outcome, attempt: int, pod: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The result of one attempt.
+
+    Args:
+        outcome: how it ended.
+        attempt: its number.
+        pod: the pod as last seen, None when there was none.
+
+    Returns:
+        `version`, the outcome's fields, `attempt`, `pod`, `node`, `commit`, `timings` (seconds of `waiting`,
+        `checkout`, `run`, `upload` and `total`, each only when known), `stages`, `steps`, `artifacts`, `caches`.
+    """
+    seen = read_pod(pod) if pod is not None else Pod()
+    checkout = parse_report(CheckoutReport, _message(seen.checkout))
+    run = parse_report(RunReport, _message(seen.run))
+    upload = parse_report(UploadReport, _message(seen.upload))
+    caches = [*(checkout.caches if checkout else ()), *(upload.caches if upload else ())]
+    return {
+        "version": RESULT_VERSION,
+        **outcome.as_dict(),
+        "attempt": attempt,
+        "pod": seen.name,
+        "node": seen.node,
+        "commit": _text(checkout.commit) if checkout else "",
+        "timings": _timings(seen),
+        "stages": [_stage(container) for container in seen.containers if container.started_at is not None],
+        "steps": [_step(step.name, step.exit, step.seconds, after=step.after) for step in (run.steps if run else ())][
+            :ITEMS_LIMIT
+        ],
+        "artifacts": [_artifact(artifact) for artifact in (upload.artifacts if upload else ())[:ITEMS_LIMIT]],
+        "caches": [_cache(cache) for cache in caches[:ITEMS_LIMIT]],
+    }
+
+
+def _message(container: Container | None) -> str:
+    message = container.end.message if container is not None and container.end is not None else ""
+    # The kubelet keeps 4096 bytes; whatever is longer did not come from one.
+    return message if len(message) <= anatomy.TERMINATION_MESSAGE_LIMIT_BYTES else ""
+
+
+def _timings(seen: Pod) -> dict[str, float]:
+    timings = {container.name: _seconds(container) for container in seen.containers if container not in seen.services}
+    starts = [container.started_at for container in seen.containers if container.started_at is not None]
+    ends = [container.end.finished_at for container in seen.containers if container.end and container.end.finished_at]
+    if seen.created_at is not None:
+        timings["waiting"] = min(starts) - seen.created_at if starts else None
+        timings["total"] = max(ends) - seen.created_at if ends else None
+    return {name: max(0.0, seconds) for name, seconds in timings.items() if seconds is not None}
+
+
+def _seconds(container: Container) -> float | None:
+    return container.end.seconds if container.end is not None else None
+
+
+def _stage(container: Container) -> dict[str, Any]:
+    return {
+        "name": container.name,
+        "started_at": container.started_at,
+        "seconds": _seconds(container),
+        "exit_code": container.end.exit_code if container.end else None,
+        "restarts": container.restarts,
+    }
+
+
+def _step(name: str, code: int, seconds: float, *, after: bool) -> dict[str, Any]:
+    return {"name": _text(name), "exit_code": _whole(code), "seconds": _finite(seconds), "after": after}
+
+
+def _artifact(artifact: ArtifactReport) -> dict[str, Any]:
+    junit = None
+    if artifact.junit is not None:
+        junit = asdict(artifact.junit) | {
+            "seconds": _finite(artifact.junit.seconds),
+            "failed": _texts(artifact.junit.failed),
+        }
+    return {
+        "name": _text(artifact.name),
+        "result": _text(artifact.result),
+        "count": _whole(artifact.count),
+        "size": _whole(artifact.size),
+        "message": _text(artifact.message),
+        "files": [
+            {"path": _text(file.path), "size": _whole(file.size), "sha256": _text(file.sha256)}
+            for file in artifact.files[:FILES_LIMIT]
+        ],
+        "junit": junit,
+    }
+
+
+def _cache(cache: CacheReport) -> dict[str, Any]:
+    return {
+        "key": _text(cache.key),
+        "result": _text(cache.result),
+        "size": _whole(cache.size),
+        "seconds": _finite(cache.seconds),
+        "message": _text(cache.message),
+    }
+
+
+def _text(text: str) -> str:
+    return one_line(text, TEXT_CHARACTERS)
+
+
+def _texts(texts: Iterable[str]) -> list[str]:
+    return [_text(text) for text in texts][:ITEMS_LIMIT]
+
+
+def _finite(seconds: float) -> float:
+    """JSON knows neither NaN nor infinity, and one in a result would make it unreadable for its producer."""
+    return round(seconds, 3) if math.isfinite(seconds) else 0.0
+
+
+def _whole(number: int) -> int:
+    """Within 64 bits: other languages read results too."""
+    return max(-(2**63), min(number, 2**63 - 1))

@@ -1,0 +1,93 @@
+"""The steps of a job as a shell fragment, which the shim in the `run` container sources.
+
+Standard library only. The shim (runner/shim.sh) defines the three functions that the fragment calls, and is the
+authority on what they do. Texts that the shim would have to escape or shorten with shell builtins are prepared here:
+the heading (control characters shown as `?`) and the name as a JSON string for the termination message.
+"""
+
+import json
+import re
+import shlex
+from collections.abc import Sequence
+from typing import Final
+
+FRAGMENT_VERSION: Final = 1
+# A name's share of the 4 KiB termination message, in bytes of escaped JSON: thirty such steps still fit.
+NAME_LIMIT_BYTES: Final = 64
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+
+
+def steps_fragment(
+    steps: Sequence[tuple[str, str]],
+    after: Sequence[tuple[str, str]],
+    *,
+    timeout: float,
+    grace: float,
+    after_budget: float,
+) -> str:
+    """The fragment for these (name, script) pairs; equal inputs give equal text.
+
+    Args:
+        steps: run in order, until one fails.
+        after: run in order, whatever happened before.
+        timeout: seconds that all `steps` together may take.
+        grace: seconds between TERM and KILL.
+        after_budget: seconds that all `after` steps together may take.
+
+    Raises:
+        ValueError: when a text holds NUL or a lone surrogate, which no file or annotation can carry, or when a time
+            is not positive and finite (`grace` may be 0).
+    """
+    limits = (
+        _centiseconds("timeout", timeout, least=1),
+        _centiseconds("grace", grace, least=0),
+        _centiseconds("after_budget", after_budget, least=1),
+    )
+    lines = [f"dynapod_limits {FRAGMENT_VERSION} {' '.join(map(str, limits))}"]
+    lines += [_call("dynapod_step", f"steps[{i}]", name, script) for i, (name, script) in enumerate(steps)]
+    lines += [_call("dynapod_after", f"after[{i}]", name, script) for i, (name, script) in enumerate(after)]
+    return "\n".join(lines) + "\n"
+
+
+def json_name(name: str) -> str:
+    """The name as an ASCII JSON string of at most `NAME_LIMIT_BYTES`, cut between characters.
+
+    `}` is escaped as well: the shim drops the oldest entries of a long report by looking for the next `},`.
+    """
+    whole = _escaped(name)
+    if len(whole) <= NAME_LIMIT_BYTES:
+        return whole
+    cut = name
+    while len(_escaped(cut + "…")) > NAME_LIMIT_BYTES:
+        cut = cut[: min(len(cut) - 1, NAME_LIMIT_BYTES)]
+    return _escaped(cut + "…")
+
+
+def _escaped(text: str) -> str:
+    return json.dumps(text).replace("}", "\\u007d")
+
+
+def _call(function: str, path: str, name: str, script: str) -> str:
+    for field, text in (("name", name), ("run", script)):
+        _refuse_unprintable(f"{path}.{field}", text)
+    return " ".join((function, shlex.quote(_CONTROL.sub("?", name)), shlex.quote(json_name(name)), shlex.quote(script)))
+
+
+def _refuse_unprintable(path: str, text: str) -> None:
+    if "\0" in text:
+        raise ValueError(f"{path}: holds a NUL character at offset {text.index(chr(0))}; remove it")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{path}: holds a lone surrogate at offset {error.start}; use valid Unicode") from error
+
+
+def _centiseconds(field: str, seconds: float, *, least: int) -> int:
+    """Whole centiseconds: the unit of /proc/uptime, and shell arithmetic knows integers only."""
+    try:
+        value = round(seconds * 100)
+    except (OverflowError, ValueError) as error:  # infinite, not a number
+        raise ValueError(f"{field}: {seconds!r} is not a finite number of seconds") from error
+    if value < least:
+        raise ValueError(f"{field}: {seconds!r} seconds is too short; give at least {least / 100} s")
+    return value

@@ -1,0 +1,476 @@
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from runner_spec import anatomy
+from runner_spec.admission import admit
+from runner_spec.description import parse_description
+from runner_spec.plan import Plan
+from runner_spec.pod_check import check_pod
+from runner_spec.policy import Policy, local_policy, parse_policy
+from runner_spec.problem import InvalidDescription, InvalidPolicy
+from runner_spec.render import Attempt, deadline, grace_period, manifest_json, render
+from tests.runner_spec.descriptions import descriptions, hostile_text, least, whole
+
+Json = dict[str, Any]
+GOLDEN = Path(__file__).parent / "golden"
+UPDATE = bool(os.environ.get("UPDATE_GOLDEN"))  # writes what is rendered now: review the difference before you keep it
+
+OPEN: Json = {"secrets": {"*": ["*"]}}
+LOCAL = local_policy(gateway_url="http://127.0.0.1:8080")
+PEASANTS: Json = OPEN | {
+    "runner_image": "registry.example/dynapod/runner:1.2.3",
+    "gateway_url": "https://dynapod.example",
+    "namespace": "jobs",
+    "service_account": "jobs",
+    "node_selector": {"pool": "jobs"},
+    "tolerations": [{"key": "jobs", "operator": "Exists", "effect": "NoSchedule"}],
+    "runtime_class": "gvisor",
+    "image_pull_secrets": ["registry"],
+    "image_pull_policy": "Always",
+    "pod_patch": {
+        "metadata": {"labels": {"team": "builds"}},
+        "spec": {"priorityClassName": "low", "containers": [{"name": "run", "env": [{"name": "TZ", "value": "UTC"}]}]},
+    },
+}
+SERVICES = [
+    {"name": "db", "image": "postgres:16", "ready": {"command": ["pg_isready", "-U", "$(USER)"], "timeout": "30s"}},
+    {
+        "name": "search",
+        "image": "search:8",
+        "command": ["run"],
+        "args": ["--home", "$$HOME"],
+        "env": {"OPTS": "-Xmx1g"},
+        "ready": {"http": "http://search:9200/health", "timeout": "2m"},
+        "resources": {"memory": "2Gi"},
+    },
+    {"name": "queue", "image": "redis:7"},
+]
+
+GOLDENS: dict[str, tuple[Json, Policy]] = {
+    "least": (least(), parse_policy({})),
+    "whole": (whole(), parse_policy(OPEN)),
+    "services": (least(services=SERVICES, env={"PRICE": "5$", "PATH_LIKE": "$(HOME)/bin"}), parse_policy(OPEN)),
+    "cache-only": (
+        least(source={"git": "git@git.example:a/b.git", "depth": 0}, cache=[{"key": "k", "paths": ["~/.m2"]}]),
+        parse_policy(OPEN),
+    ),
+    "local-folder": (
+        least(source={"folder": "/home/ann/app", "files": ["a.py"]}, artifacts=[{"name": "a", "paths": ["**"]}]),
+        LOCAL,
+    ),
+    "user-namespace": (least(timeout="5m"), parse_policy({"user_namespaces": True})),
+    "operator": (
+        least(name="nightly build", resources={"cpu": 0.5, "ephemeral-storage": "20Gi"}),
+        parse_policy(PEASANTS),
+    ),
+}
+
+
+def rendered(
+    data: Json, policy: Policy | None = None, job_id: str = "job-1", number: int = 1, worker: str = "w-1"
+) -> Json:
+    admission = admit(parse_description(data), policy or parse_policy(OPEN))
+    return render(admission, Attempt(job_id, number, worker))
+
+
+def containers(pod: Json) -> dict[str, Json]:
+    return {container["name"]: container for container in pod["spec"]["initContainers"] + pod["spec"]["containers"]}
+
+
+def mounts(container: Json) -> dict[str, bool]:
+    return {mount["mountPath"]: mount.get("readOnly", False) for mount in container["volumeMounts"]}
+
+
+def variables(container: Json) -> Json:
+    return {variable["name"]: variable.get("value", variable.get("valueFrom")) for variable in container["env"]}
+
+
+def plan_of(pod: Json) -> Plan:
+    return Plan.from_json(pod["metadata"]["annotations"][anatomy.ANNOTATION_PLAN])
+
+
+# -- goldens: reviewed by people; `UPDATE_GOLDEN=1 pytest tests/runner_spec/test_render.py` writes them anew
+
+
+@pytest.mark.parametrize("name", GOLDENS)
+def test_a_golden_manifest_is_rendered_as_reviewed(name: str) -> None:
+    data, policy = GOLDENS[name]
+    pod = rendered(data, policy, job_id="0b0d3c9e", worker="worker-a")
+    path = GOLDEN / f"{name}.yaml"
+    if UPDATE:
+        path.write_text(yaml.safe_dump(pod, sort_keys=False, width=110), encoding="utf-8")
+    assert pod == yaml.safe_load(path.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("name", GOLDENS)
+def test_a_golden_manifest_is_a_pod_for_kubernetes(name: str) -> None:
+    from kubernetes.client.models.v1_pod import V1Pod  # noqa: PLC0415 - a second to import: only when it is needed
+
+    pod = yaml.safe_load((GOLDEN / f"{name}.yaml").read_text(encoding="utf-8"))
+    model = V1Pod.model_validate(pod)
+    assert model.metadata.name == pod["metadata"]["name"]
+    assert json.loads(model.to_json()) == pod  # no field is unknown to it, none is dropped
+
+
+@pytest.mark.parametrize("name", GOLDENS)
+def test_a_golden_manifest_passes_the_policys_check(name: str) -> None:
+    pod = yaml.safe_load((GOLDEN / f"{name}.yaml").read_text(encoding="utf-8"))
+    assert check_pod(pod, GOLDENS[name][1]) == []
+
+
+def test_no_golden_is_forgotten() -> None:
+    assert {path.stem for path in GOLDEN.iterdir()} == set(GOLDENS)
+
+
+# -- properties
+
+
+@given(
+    descriptions,
+    st.text(st.characters(), max_size=30),
+    st.integers(1, 10**10 - 1),
+    st.text(st.characters(), max_size=30),
+)
+def test_every_valid_description_renders_a_pod_that_passes_the_check(
+    data: Json, job_id: str, number: int, worker: str
+) -> None:
+    policy = parse_policy(OPEN)
+    pod = rendered(data, policy, job_id, number, worker)
+    assert check_pod(pod, policy) == []
+    manifest_json(pod).encode()
+
+
+@given(descriptions)
+def test_equal_inputs_give_equal_bytes(data: Json) -> None:
+    backwards = {key: data[key] for key in reversed(data)}
+    if "env" in data:
+        backwards["env"] = dict(reversed(data["env"].items()))
+    assert manifest_json(rendered(data)) == manifest_json(rendered(backwards))
+
+
+def _expand(text: str, environment: dict[str, str]) -> str:
+    """What Kubernetes makes of a value: third_party/forked/golang/expansion/expand.go, step by step."""
+    out, cursor = "", 0
+    while cursor < len(text):
+        if text[cursor] != "$" or cursor + 1 == len(text):
+            out, cursor = out + text[cursor], cursor + 1
+        elif text[cursor + 1] == "$":
+            out, cursor = out + "$", cursor + 2
+        elif text[cursor + 1] == "(" and ")" in text[cursor:]:
+            end = text.index(")", cursor)
+            name = text[cursor + 2 : end]
+            out, cursor = out + environment.get(name, f"$({name})"), end + 1
+        else:
+            out, cursor = out + text[cursor : cursor + 2], cursor + 2
+    return out
+
+
+@given(value=hostile_text | st.text("$()A", max_size=12))
+def test_values_reach_the_process_unchanged(value: str) -> None:
+    service = {"name": "db", "image": "a", "env": {"X": value}, "args": [value], "command": ["a", value]}
+    pod = rendered(least(env={"A": "expanded", "X": value}, services=[service]))
+    for name in ("run", "db"):
+        assert _expand(variables(containers(pod)[name])["X"], {"A": "expanded"}) == value
+    assert _expand(containers(pod)["db"]["args"][0], {"A": "expanded"}) == value
+    assert _expand(containers(pod)["db"]["command"][1], {"A": "expanded"}) == value
+
+
+# -- anatomy
+
+
+def test_containers_stand_in_the_order_of_their_start() -> None:
+    pod = rendered(whole(services=SERVICES))
+    assert [c["name"] for c in pod["spec"]["initContainers"]] == ["db", "search", "queue", "checkout", "upload"]
+    assert [c["name"] for c in pod["spec"]["containers"]] == ["run"]
+    sidecars = [c["name"] for c in pod["spec"]["initContainers"] if c.get("restartPolicy") == "Always"]
+    assert sidecars == ["db", "search", "queue", "upload"]
+
+
+def test_a_container_with_nothing_to_do_is_not_rendered() -> None:
+    assert set(containers(rendered(least()))) == {"checkout", "run"}
+    assert set(containers(rendered(least(cache=[{"key": "k", "paths": ["x"]}])))) == {"checkout", "upload", "run"}
+
+
+def test_run_sees_no_token_and_no_secret_file_and_cannot_change_its_shim() -> None:
+    pod = rendered(whole())
+    run = containers(pod)["run"]
+    assert mounts(run) == {
+        "/workspace": False,
+        "/dynapod/home": False,
+        "/dynapod/state": False,
+        "/dynapod/plan": True,
+        "/dynapod/bin": True,
+    }
+    assert (
+        not {anatomy.ENV_TOKEN, anatomy.ENV_GATEWAY, anatomy.ENV_SECRETS, anatomy.ENV_CREDENTIALS}
+        & variables(run).keys()
+    )
+    assert pod["spec"]["automountServiceAccountToken"] is False
+
+
+def test_a_service_sees_the_workspace_alone() -> None:
+    service = containers(rendered(whole()))["db"]
+    assert mounts(service) == {"/workspace": False}
+    assert variables(service) == {"POSTGRES_PASSWORD": "x"}
+
+
+def test_checkout_alone_sees_credentials_and_secrets() -> None:
+    pod = rendered(whole())
+    seeing = {
+        name: set(mounts(container)) & {anatomy.CREDENTIALS_PATH, anatomy.SECRETS_PATH}
+        for name, container in containers(pod).items()
+    }
+    assert seeing == {
+        "db": set(),
+        "checkout": {anatomy.CREDENTIALS_PATH, anatomy.SECRETS_PATH},
+        "upload": set(),
+        "run": set(),
+    }
+    assert plan_of(pod).masks == ("NPM_TOKEN",)
+    assert variables(containers(pod)["run"])["NPM_TOKEN"] == {"secretKeyRef": {"name": "npm", "key": "token"}}
+
+
+def test_every_variable_that_names_a_path_names_a_mount() -> None:
+    pod = rendered(whole(source={"git": "https://h.example/a", "credentials": {"secret": "git"}}))
+    for container in containers(pod).values():
+        for name, value in variables(container).items() if container["name"] in anatomy.RESERVED_CONTAINERS else ():
+            if (
+                name.startswith("DYNAPOD_")
+                and isinstance(value, str)
+                and value.startswith("/")
+                and value != anatomy.TERMINATION_LOG_PATH
+            ):
+                assert any(value == path or value.startswith(path + "/") for path in mounts(container)), (
+                    container["name"],
+                    name,
+                )
+
+
+def test_the_plan_and_the_steps_travel_in_annotations() -> None:
+    pod = rendered(whole(), job_id="a/b ü", number=3)
+    annotations = pod["metadata"]["annotations"]
+    plan = plan_of(pod)
+    assert (plan.job, plan.attempt, annotations[anatomy.ANNOTATION_JOB]) == ("a/b ü", 3, "a/b ü")
+    assert plan.git is not None
+    assert (plan.git.url, plan.git.credentials) == ("https://git.example/acme/app.git", True)
+    assert [(ready.service, ready.tcp, ready.timeout) for ready in plan.ready] == [("db", 5432, 60.0)]
+    assert "pytest -q" in annotations[anatomy.ANNOTATION_STEPS]
+    assert annotations[anatomy.ANNOTATION_TIMEOUT] == "1800"
+    (volume,) = [volume for volume in pod["spec"]["volumes"] if volume["name"] == "plan"]
+    files = {item["path"]: item["fieldRef"]["fieldPath"] for item in volume["downwardAPI"]["items"]}
+    assert files == {
+        "plan.json": "metadata.annotations['dynapod.dev/plan']",
+        "steps": "metadata.annotations['dynapod.dev/steps']",
+    }
+
+
+def test_only_a_command_is_a_startup_probe() -> None:
+    pod = rendered(least(services=SERVICES))
+    assert containers(pod)["db"]["startupProbe"] == {
+        "exec": {"command": ["pg_isready", "-U", "$$(USER)"]},
+        "periodSeconds": 1,
+        "timeoutSeconds": 5,
+        "failureThreshold": 30,
+    }
+    assert "startupProbe" not in containers(pod)["search"]
+    assert [(ready.service, ready.http) for ready in plan_of(pod).ready] == [("search", "http://search:9200/health")]
+
+
+def test_services_are_reached_by_their_names() -> None:
+    pod = rendered(least(services=SERVICES))
+    assert pod["spec"]["hostAliases"] == [{"ip": "127.0.0.1", "hostnames": ["db", "search", "queue"]}]
+    assert "hostAliases" not in rendered(least())["spec"]
+
+
+def test_the_token_is_for_dynapod_alone_and_short_lived() -> None:
+    (volume,) = [volume for volume in rendered(least())["spec"]["volumes"] if volume["name"] == "token"]
+    (source,) = volume["projected"]["sources"]
+    assert source["serviceAccountToken"]["audience"] == "dynapod"
+    assert 600 <= source["serviceAccountToken"]["expirationSeconds"] <= 3600
+
+
+def test_the_kubelets_deadlines_leave_room_for_every_budget() -> None:
+    policy = parse_policy({"grace": 20, "after_budget": 100, "upload_budget": 200, "checkout_budget": 500})
+    job = admit(parse_description(least(timeout="10m")), policy).job
+    spec = rendered(least(timeout="10m"), policy)["spec"]
+    assert spec["terminationGracePeriodSeconds"] == grace_period(policy) > 20 + 100 + 20 + 200
+    assert spec["activeDeadlineSeconds"] == deadline(job, policy) > 500 + 600 + grace_period(policy)
+    assert spec["restartPolicy"] == "Never"
+
+
+def test_every_container_satisfies_the_restricted_profile() -> None:
+    pod = rendered(whole())
+    security = pod["spec"]["securityContext"]
+    assert (security["runAsNonRoot"], security["runAsUser"], security["fsGroup"]) == (True, 1000, 1000)
+    assert security["seccompProfile"] == {"type": "RuntimeDefault"}
+    for container in containers(pod).values():
+        context = container["securityContext"]
+        assert (context["allowPrivilegeEscalation"], context["capabilities"]) == (False, {"drop": ["ALL"]})
+        assert (
+            {"cpu", "memory", "ephemeral-storage"}
+            == set(container["resources"]["limits"])
+            == set(container["resources"]["requests"])
+        )
+    assert containers(pod)["checkout"]["securityContext"]["readOnlyRootFilesystem"] is True
+
+
+def test_root_is_only_root_inside_a_user_namespace() -> None:
+    spec = rendered(least(), parse_policy({"user_namespaces": True}))["spec"]
+    assert spec["hostUsers"] is False
+    assert (spec["securityContext"]["runAsUser"], spec["securityContext"]["runAsNonRoot"]) == (0, False)
+
+
+def test_the_authors_variables_win_over_defaults_but_not_over_dynapods() -> None:
+    run = variables(containers(rendered(least(env={"CI": "no", "HOME": "/x"})))["run"])
+    assert (run["CI"], run["HOME"], run["DYNAPOD_ATTEMPT"]) == ("no", "/x", "1")
+    assert variables(containers(rendered(least()))["run"])["HOME"] == anatomy.HOME_PATH
+
+
+def test_labels_let_the_worker_find_its_pods() -> None:
+    labels = rendered(least(), job_id="x y", number=7, worker="w-9")["metadata"]["labels"]
+    assert labels["app.kubernetes.io/managed-by"] == "dynapod"
+    assert (labels["dynapod.dev/attempt"], labels["dynapod.dev/worker"]) == ("7", "w-9")
+    assert labels["dynapod.dev/job"].startswith("sha256.")
+
+
+@pytest.mark.parametrize(
+    "job_id", ["", "\0", "\ud800", "ü" * 5000, "'; $(id) `id` \"\n", "../../etc/passwd", "x" * 10_000]
+)
+def test_any_job_id_is_rendered(job_id: str) -> None:
+    policy = parse_policy({})
+    pod = rendered(least(), policy, job_id=job_id)
+    assert check_pod(pod, policy) == []
+    manifest_json(pod).encode()
+
+
+def test_a_job_id_that_is_too_long_is_refused() -> None:
+    with pytest.raises(InvalidDescription, match="40000 bytes; 32768 are allowed"):
+        rendered(least(), job_id="x" * 40_000)
+
+
+def test_steps_that_only_just_fit_are_rendered_and_one_more_byte_counts() -> None:
+    size = 252_000
+    pod = rendered(least(steps=[{"run": "x" * size}]))
+    annotations = pod["metadata"]["annotations"]
+    assert sum(len(key.encode()) + len(value.encode()) for key, value in annotations.items()) <= 262_144
+    with pytest.raises(InvalidDescription, match="Kubernetes allows 262144"):
+        rendered(least(steps=[{"run": "x" * size}]), job_id="y" * 20_000)
+
+
+# -- the operator's patch
+
+
+def patched(patch: Json, **policy: Any) -> Json:
+    return rendered(least(), parse_policy({"pod_patch": patch, **policy}))
+
+
+def test_a_patch_is_merged_deeply_and_by_name() -> None:
+    pod = patched(
+        {
+            "metadata": {"annotations": {"a": "b"}},
+            "spec": {
+                "enableServiceLinks": None,
+                "containers": [{"name": "run", "env": [{"name": "CI", "value": "x"}, {"name": "TZ", "value": "UTC"}]}],
+                "volumes": [{"name": "more", "emptyDir": {}}],
+            },
+        }
+    )
+    assert pod["metadata"]["annotations"]["a"] == "b"
+    assert anatomy.ANNOTATION_PLAN in pod["metadata"]["annotations"]
+    assert "enableServiceLinks" not in pod["spec"]
+    run = containers(pod)["run"]
+    assert run["command"] == ["/dynapod/bin/sh", "/dynapod/bin/shim"]
+    assert (variables(run)["CI"], variables(run)["TZ"]) == ("x", "UTC")
+    assert [volume["name"] for volume in pod["spec"]["volumes"]][-1] == "more"
+
+
+RUN_AS_ROOT = {"spec": {"containers": [{"name": "run", "securityContext": {"runAsUser": 0, "runAsNonRoot": False}}]}}
+PRIVILEGED = {"spec": {"containers": [{"name": "run", "securityContext": {"privileged": True}}]}}
+MOUNT_TOKEN = {"spec": {"containers": [{"name": "run", "volumeMounts": [{"name": "token", "mountPath": "/t"}]}]}}
+BAD_PATCHES: list[tuple[str, Json, str]] = [
+    ("privileged", PRIVILEGED, "spec.containers[0].securityContext.privileged"),
+    ("root", RUN_AS_ROOT, "spec.containers[0].securityContext.runAsUser"),
+    (
+        "capability",
+        {"spec": {"containers": [{"name": "run", "securityContext": {"capabilities": {"add": ["SYS_ADMIN"]}}}]}},
+        "spec.containers[0].securityContext.capabilities.add",
+    ),
+    ("host network", {"spec": {"hostNetwork": True}}, "spec.hostNetwork"),
+    ("host path", {"spec": {"volumes": [{"name": "h", "hostPath": {"path": "/"}}]}}, "spec.volumes[7].hostPath"),
+    ("API token", {"spec": {"automountServiceAccountToken": True}}, "spec.automountServiceAccountToken"),
+    ("token in run", MOUNT_TOKEN, "spec.containers[0].volumeMounts[5].name"),
+    (
+        "dangling mount",
+        {"spec": {"containers": [{"name": "run", "volumeMounts": [{"name": "nope", "mountPath": "/n"}]}]}},
+        "spec.containers[0].volumeMounts[5].name",
+    ),
+    ("second main container", {"spec": {"containers": [{"name": "spy", "image": "a"}]}}, "spec.containers"),
+    ("restart", {"spec": {"restartPolicy": "Always"}}, "spec.restartPolicy"),
+    ("lost label", {"metadata": {"labels": {"dynapod.dev/worker": None}}}, 'metadata.labels["dynapod.dev/worker"]'),
+    (
+        "lost plan",
+        {"metadata": {"annotations": {"dynapod.dev/plan": None}}},
+        'metadata.annotations["dynapod.dev/plan"]',
+    ),
+    (
+        "writable shim",
+        {"spec": {"containers": [{"name": "run", "volumeMounts": [{"name": "bin", "readOnly": False}]}]}},
+        "spec.containers[0].volumeMounts[4].readOnly",
+    ),
+    (
+        "request over limit",
+        {"spec": {"containers": [{"name": "run", "resources": {"requests": {"cpu": "9"}}}]}},
+        "spec.containers[0].resources.cpu",
+    ),
+    (
+        "no limit",
+        {"spec": {"containers": [{"name": "run", "resources": {"limits": {"memory": None}}}]}},
+        "spec.containers[0].resources.memory",
+    ),
+    ("no grace", {"spec": {"terminationGracePeriodSeconds": None}}, "spec.terminationGracePeriodSeconds"),
+    ("nonsense", {"spec": {"containers": 7}}, "spec.containers"),
+]
+
+
+@pytest.mark.parametrize(("patch", "path"), [bad[1:] for bad in BAD_PATCHES], ids=[bad[0] for bad in BAD_PATCHES])
+def test_a_patch_cannot_make_what_the_policy_forbids(patch: Json, path: str) -> None:
+    with pytest.raises(InvalidPolicy) as caught:
+        patched(patch)
+    assert path in [problem.path for problem in caught.value.problems]
+    assert all(problem.remedy == "change policy.pod_patch" for problem in caught.value.problems)
+
+
+def test_what_the_policy_allows_may_be_patched_in() -> None:
+    assert containers(patched(RUN_AS_ROOT, allow_root=True))["run"]["securityContext"]["runAsUser"] == 0
+    assert containers(patched(PRIVILEGED, allow_privileged=True))["run"]["securityContext"]["privileged"] is True
+    volume = {"name": "tools", "hostPath": {"path": "/opt/tools", "type": "Directory"}}
+    patched({"spec": {"volumes": [volume]}}, host_paths=["/opt"])
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.text(max_size=3),
+        lambda inner: (
+            st.lists(inner, max_size=2)
+            | st.dictionaries(
+                st.sampled_from(
+                    ["metadata", "spec", "containers", "initContainers", "volumes", "name", "env", "securityContext"]
+                ),
+                inner,
+                max_size=3,
+            )
+        ),
+    )
+)
+def test_the_check_survives_any_shape(pod: Any) -> None:
+    problems = check_pod(pod if isinstance(pod, dict) else {}, parse_policy({}))
+    assert problems
+    for problem in problems:
+        str(problem).encode()

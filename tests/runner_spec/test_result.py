@@ -1,0 +1,107 @@
+import json
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from runner_spec.classify import classify
+from runner_spec.outcome import Fault, Outcome, Verdict
+from runner_spec.report import (
+    ArtifactReport,
+    CacheReport,
+    CheckoutReport,
+    FileReport,
+    JUnitReport,
+    RunReport,
+    StepReport,
+    UploadReport,
+    to_json,
+)
+from runner_spec.result import job_result
+from tests.runner_spec import pods
+from tests.runner_spec.pods import Json
+
+SUCCEEDED = Outcome(Verdict.SUCCEEDED, Fault.NONE, "ok", "all steps succeeded", 0)
+
+
+def reported() -> Json:
+    pod = pods.over(
+        message=to_json(RunReport("ok", (StepReport("test", 0, 27.5), StepReport("report", 1, 0.5, after=True))))
+    )
+    checkout = CheckoutReport("ok", "", "c0ffee", 6.5, (CacheReport("pip-1", "hit", 1000, 0.5),))
+    pods.ends(pod, "checkout", 0, 3, 10, message=to_json(checkout))
+    junit = JUnitReport(3, 1, 0, 1, 2.5, ("tests.test_a::test_b",))
+    artifacts = (ArtifactReport("junit", "uploaded", 1, 99, (FileReport("junit.xml", 99, "ab" * 32),), junit),)
+    pods.ends(
+        pod,
+        "upload",
+        0,
+        11,
+        45,
+        message=to_json(UploadReport("ok", "", 4.0, artifacts, (CacheReport("pip-1", "unchanged"),))),
+    )
+    return pod
+
+
+def test_a_result_tells_what_happened_and_how_long_it_took() -> None:
+    pod = reported()
+    outcome = classify(pod, pods.START + 50.0)
+    assert isinstance(outcome, Outcome)
+    result = job_result(outcome, 2, pod)
+    assert (result["verdict"], result["reason"], result["exit_code"], result["attempt"]) == ("succeeded", "ok", 0, 2)
+    assert (result["commit"], result["node"], result["pod"]) == ("c0ffee", "node-7", pod["metadata"]["name"])
+    assert result["timings"] == {"waiting": 2.0, "checkout": 7.0, "run": 28.0, "upload": 34.0, "total": 46.0}
+    assert [stage["name"] for stage in result["stages"]] == ["db", "checkout", "upload", "run"]
+    assert result["steps"] == [
+        {"name": "test", "exit_code": 0, "seconds": 27.5, "after": False},
+        {"name": "report", "exit_code": 1, "seconds": 0.5, "after": True},
+    ]
+    assert result["artifacts"][0]["junit"]["failed"] == ["tests.test_a::test_b"]
+    assert result["artifacts"][0]["files"] == [{"path": "junit.xml", "size": 99, "sha256": "ab" * 32}]
+    assert [(cache["key"], cache["result"]) for cache in result["caches"]] == [("pip-1", "hit"), ("pip-1", "unchanged")]
+    assert json.loads(json.dumps(result, allow_nan=False)) == result
+
+
+def test_without_a_pod_the_outcome_is_the_result() -> None:
+    rejected = Outcome(Verdict.REJECTED, Fault.JOB, "description", "2 problems")
+    result = job_result(rejected, 1)
+    assert (result["verdict"], result["pod"], result["stages"], result["timings"]) == ("rejected", "", [], {})
+
+
+FORGED = st.one_of(
+    st.text(st.characters(), max_size=50),
+    st.sampled_from(
+        [
+            '{"reason": "ok", "steps": [{"name": "\\ud800", "exit": 0, "seconds": NaN}]}',
+            '{"reason": "ok", "steps": [{"name": "a", "exit": 1e999, "seconds": 1}]}',
+            '{"reason": "ok", "steps": [{"name": "a", "exit": 0, "seconds": 1e999}]}',
+            '{"reason": "ok", "steps": [' + ",".join(['{"name":"a","exit":0}'] * 150) + "]}",
+            '{"reason": "ok", "steps": [{"name": "a", "exit": ' + "9" * 4000 + "}]}",
+            '{"artifacts": [{"name": "a", "result": 3, "junit": {"tests": 1, "failed": "' + "x" * 3000 + '"}}]}',
+            '{"reason": "ok", "caches": [' + ",".join(['{"key":"\\u0000"}'] * 200) + "]}",
+            "[" * 4000,
+            "x" * 100_000,
+        ]
+    ),
+)
+
+
+@given(FORGED)
+def test_a_forged_report_changes_no_verdict_and_breaks_no_json(message: str) -> None:
+    pod = pods.over(3, message=message)
+    for name in ("checkout", "upload"):
+        pods.status_of(pod, name)["state"]["terminated"]["message"] = message
+    outcome = classify(pod, pods.START + 50.0)
+    assert isinstance(outcome, Outcome)
+    assert (outcome.verdict, outcome.exit_code) == (Verdict.FAILED, 3)
+    text = json.dumps(job_result(outcome, 1, pod), allow_nan=False, ensure_ascii=False)
+    assert len(text.encode()) < 131_072
+
+
+@given(
+    st.recursive(
+        st.none() | st.integers() | st.text(max_size=3),
+        lambda inner: st.dictionaries(st.sampled_from(["status", "spec", "metadata", "name"]), inner),
+    )
+)
+def test_junk_makes_no_exception(pod: object) -> None:
+    assert job_result(SUCCEEDED, 1, pod if isinstance(pod, dict) else {})["verdict"] == "succeeded"
