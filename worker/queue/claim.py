@@ -1,0 +1,175 @@
+"""A claim: one attempt that this worker owns, with everything it has to know about the job."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from runner_spec import wire
+
+# Fields of rq:job:<id> that a claim reads: all that rq's `Job.restore` knows (3.0.0), but `meta`, `result` and
+# `exc_info`, which belong to the producer, may be pickles, and are left as they are.
+JOB_FIELDS: Final = (
+    "data",
+    "status",
+    "origin",
+    "created_at",
+    "enqueued_at",
+    "started_at",
+    "ended_at",
+    "last_heartbeat",
+    "worker_name",
+    "description",
+    "group_id",
+    "timeout",
+    "ttl",
+    "result_ttl",
+    "failure_ttl",
+    "success_callback_name",
+    "success_callback_timeout",
+    "failure_callback_name",
+    "failure_callback_timeout",
+    "stopped_callback_name",
+    "stopped_callback_timeout",
+    "webhooks",
+    "dependency_id",
+    "dependency_ids",
+    "allow_dependency_failures",
+    "enqueue_at_front",
+    "number_of_retries",
+    "retries_left",
+    "retry_intervals",
+    "enqueue_at_front_on_retry",
+    "repeats_left",
+    "repeat_intervals",
+    "rate_limit_key",
+    "rate_limit_concurrency",
+    wire.FIELD_PLATFORM_RETRIES,
+    wire.FIELD_JOB_RETRIES,
+)
+# Producers' code that rq's own worker would import and call, or post to; we do neither.
+FOREIGN_HOOKS: Final = ("success_callback_name", "failure_callback_name", "stopped_callback_name", "webhooks")
+CANCELED_BY_RQ: Final = "canceled through rq"
+
+JobHash = Mapping[str, bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """One attempt of a job, owned by this worker.
+
+    `attempt` counts from 1 over the whole life of the job id and is never used twice; budgets of retries are counted
+    by `platform_retries` and `job_retries` instead: how often this job was put back because of the platform's faults,
+    or its own, since it was last enqueued. `adopted`: another incarnation minted the attempt (`minted_by`), so its
+    pod may only be found, never created; otherwise it is ours to create. `payload` is the job description or why it
+    is refused. `retries_left` and `retry_interval` (seconds before the next one) are rq's `Retry`, None without one.
+    `stop_requested` says who asked to end the job, None when nobody did. Times are Unix seconds by the server's clock:
+    `claimed_at` when the reply was made, `started_at` when the attempt was minted, `enqueued_at` as the producer wrote.
+    """
+
+    job_id: str
+    attempt: int
+    execution_id: str
+    queue: str
+    payload: dict[str, Any] | wire.Refusal
+    adopted: bool
+    minted_by: str
+    claimed_at: float
+    started_at: float
+    enqueued_at: float | None = None
+    retries_left: int | None = None
+    retry_interval: float | None = None
+    platform_retries: int = 0
+    job_retries: int = 0
+    stop_requested: str | None = None
+    foreign_hooks: tuple[str, ...] = ()
+
+    @property
+    def member(self) -> str:
+        """The execution's name in rq's registries."""
+        return f"{self.job_id}:{self.execution_id}"
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A claim and the job's hash at that moment (without the payload), from which the commit is made."""
+
+    claim: Claim
+    job: JobHash = field(repr=False)
+
+
+def read_reply(reply: Sequence[Any], worker: str, now: float) -> Held:
+    """What prelude.lua's `describe` wrote, for the incarnation `worker` at server time `now`."""
+    raw_id, raw_execution, attempt, raw_minted_by, created_at, stop, values = reply
+    job = {name: value for name, value in zip(JOB_FIELDS, values, strict=True) if value is not None}
+    data = job.pop("data", b"")
+    job_id, minted_by = text(raw_id), text(raw_minted_by or b"")
+    retries_left = whole(job.get("retries_left"))
+    claim = Claim(
+        job_id=job_id,
+        attempt=whole(attempt) or 1,
+        execution_id=text(raw_execution),
+        queue=text(job.get("origin", b"")),
+        payload=_payload(raw_id, data),
+        adopted=minted_by != worker,
+        minted_by=minted_by,
+        claimed_at=now,
+        started_at=float(created_at or now),
+        enqueued_at=unix_seconds(job.get("enqueued_at")),
+        retries_left=retries_left,
+        retry_interval=_retry_interval(retries_left, job.get("retry_intervals")),
+        platform_retries=whole(job.get(wire.FIELD_PLATFORM_RETRIES)) or 0,
+        job_retries=whole(job.get(wire.FIELD_JOB_RETRIES)) or 0,
+        stop_requested=stop_request(job.get("status", b""), stop),
+        foreign_hooks=tuple(name for name in FOREIGN_HOOKS if job.get(name) not in {None, b"", b"[]"}),
+    )
+    return Held(claim, job)
+
+
+def text(value: bytes) -> str:
+    """Bytes of Redis as text; what is not UTF-8 survives the way back (`surrogateescape`)."""
+    return value.decode("utf-8", "surrogateescape")
+
+
+def whole(value: bytes | None) -> int | None:
+    """A whole number, None when it is absent or is none: hashes of foreign producers must not stop the loop."""
+    try:
+        return int(value) if value else None
+    except ValueError:
+        return None
+
+
+def unix_seconds(value: bytes | None) -> float | None:
+    """A date as rq writes it (`2026-01-01T00:00:00.000000Z`, or any ISO 8601), None when it is absent or is none."""
+    try:
+        parsed = datetime.fromisoformat(text(value or b"").strip())
+    except ValueError:
+        return None
+    return (parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)).timestamp()
+
+
+def stop_request(status: bytes, flag: bytes | None) -> str | None:
+    """Who asked to end the job: the durable flag's author, or rq's own cancel, which only changes the status."""
+    if flag is not None:
+        return flag.decode("utf-8", "replace") or "unknown"
+    return CANCELED_BY_RQ if status == b"canceled" else None
+
+
+def _payload(raw_id: bytes, data: bytes) -> dict[str, Any] | wire.Refusal:
+    try:
+        raw_id.decode()
+    except UnicodeDecodeError:
+        return wire.Refusal("id", "The job's id is not UTF-8. Enqueue it again under another id.")
+    return wire.decode_payload(data)
+
+
+def _retry_interval(retries_left: int | None, intervals: bytes | None) -> float | None:
+    """Seconds before the next retry, as rq's `Job.get_retry_interval`: by how many retries are left of the list."""
+    if retries_left is None or retries_left <= 0:
+        return None
+    try:
+        listed = [float(interval) for interval in json.loads(intervals or b"[0]")] or [0.0]
+    except (ValueError, TypeError):
+        return 0.0
+    return listed[max(len(listed) - retries_left, 0)]

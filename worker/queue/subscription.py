@@ -1,0 +1,75 @@
+"""rq's command channel of one worker, subscribed for as long as the worker lives."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, Final
+
+from adapters.redis_server import Connections, RedisError, translated
+from worker.queue import keys
+from worker.queue.command import Message, parse_message
+
+logger = logging.getLogger(__name__)
+
+# Seconds without a message after which the connection is proved alive by a PING.
+IDLE_SECONDS: Final = 15.0
+RECONNECT_DELAY: Final = 1.0
+
+
+class Subscription:
+    """Calls `receive` for each message of the worker's channel.
+
+    Publishing is fire and forget: what is sent while the connection is down is lost. dynapod's own requests therefore
+    leave a durable flag too (`wire.stop_key`), which `JobQueue` looks for.
+    """
+
+    def __init__(self, connections: Connections, worker: str, receive: Callable[[Message], None]) -> None:
+        self._connections = connections
+        self._channel = keys.command_channel(worker)
+        self._receive = receive
+        self._subscribed = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Subscribe, and return once the server has confirmed it or the first try has failed."""
+        self._task = asyncio.create_task(self._run(), name="commands")
+        await self._subscribed.wait()
+
+    async def aclose(self) -> None:
+        """Unsubscribe."""
+        if self._task is not None:
+            self._task.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._task
+
+    async def _run(self) -> None:
+        while True:
+            pubsub: Any = self._connections.blocking.pubsub()
+            try:
+                with translated():
+                    await self._listen(pubsub)
+            except RedisError as error:
+                logger.warning("command channel: %s", error, extra={"action": "resubscribe"})
+            finally:
+                self._subscribed.set()
+                await pubsub.aclose()
+            await asyncio.sleep(RECONNECT_DELAY)
+
+    async def _listen(self, pubsub: Any) -> None:  # noqa: ANN401 - redis-py's PubSub is untyped
+        await pubsub.subscribe(self._channel)
+        while True:
+            message = await pubsub.get_message(timeout=IDLE_SECONDS)
+            if message is None:
+                await pubsub.ping()
+            elif message["type"] == "subscribe":
+                self._subscribed.set()
+            elif message["type"] == "message":
+                self._deliver(message["data"])
+
+    def _deliver(self, data: object) -> None:
+        message = parse_message(data)
+        if message is None:
+            logger.warning("ignored on the command channel: %.200r", data, extra={"action": "command-ignored"})
+        else:
+            self._receive(message)
