@@ -41,6 +41,7 @@ class Attempt:
     outcome: Outcome | None = None
     stop: str = ""  # who asked for its end
     deletion_sent: bool = False
+    pod_gone: bool = False
     streams: LogStreams | None = None
     task: "asyncio.Task[None] | None" = None
     created_at: float = field(default_factory=time.time)
@@ -66,3 +67,10 @@ def slim(pod: Pod) -> Pod:
     for kind in ("initContainers", "containers"):
         kept_spec[kind] = [{k: c[k] for k in _CONTAINER_FIELDS if k in c} for c in spec.get(kind, ())]
     return {"metadata": kept_metadata, "spec": kept_spec, "status": pod.get("status", {})}
+
+
+def has_started(pod: Pod) -> bool:
+    """Whether any container of the pod runs or has run: then it is owed its grace period."""
+    statuses = pod["status"]
+    found = [c for kind in ("initContainerStatuses", "containerStatuses") for c in statuses.get(kind, ())]
+    return any(c.get("restartCount") or {"running", "terminated"} & c.get("state", {}).keys() for c in found)

@@ -74,21 +74,23 @@ class Ending:
     async def requeue(self, attempt: Attempt, delay: float, why: str) -> bool:
         """Give the job back to its queue: nothing happened yet (no room in the namespace, say)."""
         outcome = Outcome(Verdict.FAILED, Fault.PLATFORM, "waiting", why)
-        settlement = Settlement(attempt.claim, outcome, Requeue(delay, why, at_front=True), {"pod": attempt.pod_name})
+        settlement = Settlement(attempt.claim, outcome, Requeue(delay, why, at_front=True))
         return await self._queue.settle(settlement)
 
-    async def delete_pod(self, attempt: Attempt, *, grace_seconds: int | None = None) -> None:
-        """Delete exactly the attempt's pod; one that is gone already is fine."""
+    async def delete_pod(self, attempt: Attempt, *, grace_seconds: int | None = None) -> bool:
+        """Delete exactly the attempt's pod; one that is gone already is fine. False: it could not be done now."""
         attempt.deletion_sent = True
-        await self.delete(attempt.pod_name, attempt.pod_uid, grace_seconds=grace_seconds)
+        return await self.delete(attempt.pod_name, attempt.pod_uid, grace_seconds=grace_seconds)
 
-    async def delete(self, name: str, uid: str, *, grace_seconds: int | None = None) -> None:
-        """Delete exactly this pod. A failure is logged: whoever sees the pod again deletes it then."""
+    async def delete(self, name: str, uid: str, *, grace_seconds: int | None = None) -> bool:
+        """Delete exactly this pod; one that is gone already is fine. False: it could not be done now."""
         self._metrics.api_requests.labels("delete").inc()
         try:
             await self._api.delete_pod(name, uid, grace_seconds=grace_seconds)
         except ApiError as error:
             log.warning("pod not deleted: %s", error, extra={"action": "delete_failed", "pod": name})
+            return False
+        return True
 
     def _count(self, attempt: Attempt, outcome: Outcome, action: Action) -> None:
         self._metrics.settled.labels(outcome.verdict, outcome.fault, outcome.reason).inc()

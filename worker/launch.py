@@ -13,7 +13,7 @@ from runner_spec.description import JobDescription, parse_description
 from runner_spec.outcome import Fault, Outcome, Verdict
 from runner_spec.pod_check import check_pod
 from runner_spec.policy import Policy
-from runner_spec.problem import InvalidDescription, Problem
+from runner_spec.problem import InvalidDescription, InvalidPolicy, Problem
 from runner_spec.render import Attempt, render
 from worker.metrics import WorkerMetrics
 from worker.queue import Claim
@@ -65,10 +65,13 @@ class Launcher:
             raise RejectedError(_rejected(claim.payload.reason, claim.payload.message))
         try:
             description = parse_description(claim.payload)
-            admission = admit(description, self._policy)
+            manifest = render(admit(description, self._policy), Attempt(claim.job_id, claim.attempt, self._worker))
         except InvalidDescription as error:
             raise RejectedError(_invalid(error.problems)) from error
-        manifest = render(admission, Attempt(claim.job_id, claim.attempt, self._worker))
+        except InvalidPolicy as error:
+            message = f"The operator's policy makes no valid pod: {error}"
+            raise RejectedError(Outcome(Verdict.FAILED, Fault.PLATFORM, "policy", message)) from error
+        # What leaves this house was checked against the policy, whatever the description said.
         if problems := check_pod(manifest, self._policy):
             raise RejectedError(_invalid(problems))
         return Launch(description, manifest)
@@ -79,6 +82,17 @@ class Launcher:
             return parse_description(claim.payload) if isinstance(claim.payload, dict) else None
         except InvalidDescription:
             return None  # `prepare` reports it, should there be no pod
+
+    async def find(self, name: str) -> dict[str, Any] | None:
+        """The pod of this name, None when there is none; waits while Kubernetes is away."""
+        while True:
+            try:
+                return await self._api.get_pod(name)
+            except ApiError as error:
+                if not error.temporary:
+                    raise
+                log.warning("pod not looked up yet: %s", error, extra={"action": "get_retry", "pod": name})
+            await asyncio.sleep(BACKOFF_FIRST_S)
 
     async def create(self, manifest: dict[str, Any], waiting: Callable[[str], None]) -> dict[str, Any]:
         """Create the pod. While Kubernetes is away or overloaded, go on trying: that is a reason to wait, not to fail.

@@ -9,6 +9,7 @@ from typing import Any, Final
 from adapters.object_store import ObjectStore
 from adapters.redis_server import AsyncClient, translated
 from runner_spec import anatomy, wire
+from worker.log_batch import LogBatch
 from worker.log_follower import LogFollower, LogSource
 from worker.log_writer import LogWriter
 from worker.metrics import WorkerMetrics
@@ -28,10 +29,11 @@ class LogKeeper:
         self.metrics = metrics
         self.connection = connection
         self._store = store
+        self._batch = LogBatch(connection)
 
     def writer(self, job_id: str, attempt: int, container: str) -> LogWriter:
         """The writer of one container's log."""
-        return LogWriter(self.connection, self._store, job_id, attempt, container)
+        return LogWriter(self._batch, self._store, job_id, attempt, container)
 
     async def secrets(self, job_id: str, attempt: int) -> list[bytes] | None:
         """The values that checkout asked to hide; None when they are not (or no longer) known."""

@@ -6,12 +6,12 @@ the same pod (one of them paused and adopted from), only one can go on, so nothi
 
 import asyncio
 from dataclasses import replace
-from typing import Any, Final
+from typing import Final
 
 from adapters.object_store import ObjectStore, StoreUnavailable
-from adapters.redis_server import AsyncClient, translated
 from runner_spec import wire
 from runner_spec.log_cursor import LogCursor
+from worker.log_batch import LogBatch, Word
 from worker.log_store import LogEntry, LogGap, piece_path
 
 # Bytes that gather in Redis before they go to the object store as one piece.
@@ -45,8 +45,8 @@ class LogWriter:
     use.
     """
 
-    def __init__(self, connection: AsyncClient, store: ObjectStore, job_id: str, attempt: int, container: str) -> None:
-        self._redis = connection
+    def __init__(self, batch: LogBatch, store: ObjectStore, job_id: str, attempt: int, container: str) -> None:
+        self._batch = batch
         self._store = store
         self._job_id, self._attempt, self._container = job_id, attempt, container
         self._index = wire.log_index_key(job_id, attempt)
@@ -57,18 +57,15 @@ class LogWriter:
 
     async def open(self) -> None:
         """Take up the log where it was left, by this worker or another one."""
-        with translated():
-            found: Any = await self._redis.hget(self._index, self._container)
+        found = await self._batch.execute("HGET", self._index, self._container)
         self._known = found.decode() if found else ""
         self.entry = LogEntry.from_json(found)
         self._pending.clear()
         missing = self.entry.size - self.entry.durable
         if not missing:
             return
-        with translated():
-            entries: Any = await self._redis.xrange(self._stream)
         at = self.entry.durable
-        for _, fields in entries:
+        for _, fields in await self._batch.execute("XRANGE", self._stream, "-", "+"):
             begin, data = int(fields[b"o"]), fields[b"d"]
             if begin <= at < begin + len(data):
                 self._pending += data[at - begin :]
@@ -122,16 +119,12 @@ class LogWriter:
                 continue
             await self._write(replace(self.entry, pieces=(*self.entry.pieces, len(data))))
             self._pending.clear()
-            with translated():
-                await self._redis.xtrim(self._stream, maxlen=KEPT_ENTRIES, approximate=False)
+            await self._batch.execute("XTRIM", self._stream, "MAXLEN", KEPT_ENTRIES)
 
     async def _write(self, entry: LogEntry, data: bytes = b"") -> None:
         text = entry.to_json()
-        keys_and_args = [
-            self._index, self._stream, self._container, self._known, text, RETENTION_S, self.entry.size, data
-        ]  # fmt: skip
-        with translated():
-            written = await self._redis.eval(_APPEND, 2, *keys_and_args)  # type: ignore[arg-type]
+        arguments: list[Word] = [self._container, self._known, text, RETENTION_S, self.entry.size, data]
+        written = await self._batch.execute("EVAL", _APPEND, 2, self._index, self._stream, *arguments)
         if not written:
             raise LogFencedError(f"log of {self._container} of {self._job_id!r}, attempt {self._attempt}")
         self._known, self.entry = text, entry

@@ -58,8 +58,8 @@ class Orphans:
                     extra={"action": "orphan", "pod": pod.name, "job": pod.job_id, "attempt": pod.attempt},
                 )
                 self._metrics.orphans.inc()
-                await self._ending.delete(pod.name, pod.uid)
-                self._pods.pop(pod.name, None)
+                if await self._ending.delete(pod.name, pod.uid):
+                    self._pods.pop(pod.name, None)
 
     async def _is_over(self, pod: _Pod) -> bool:
         """Whether the attempt is on record, superseded by a later one, or its job deleted."""

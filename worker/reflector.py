@@ -9,7 +9,7 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import aclosing
 from typing import Any, Final, Protocol
 
@@ -23,6 +23,8 @@ Pod = dict[str, Any]
 
 # The server ends a watch after this many seconds; jittered so that the watches of many workers do not end together.
 WATCH_SECONDS: Final = (240, 300)
+# A pod of a dead incarnation may still appear while its request lies in the API server; no request lives this long.
+FORGET_AFTER_S: Final = 900.0
 # A watch that ended sooner was cut: do not open the next one in a spin.
 SHORTEST_WATCH_S: Final = 0.5
 BACKOFF_FIRST_S: Final = 0.1
@@ -57,11 +59,12 @@ class Reflector:
         metrics: WorkerMetrics,
     ) -> None:
         self._source = source
-        self._workers = {worker}
+        self._me = worker
+        self._workers = {worker: 0.0}  # incarnation → when its pods were last asked for
         self._seen = seen
         self._gone = gone
         self._metrics = metrics
-        self._known: dict[str, str] = {}  # name → uid
+        self._known: dict[str, tuple[str, str]] = {}  # name → uid, creator
         self._listed: set[str] = set()  # workers whose pods a LIST has covered
         self._changed = asyncio.Event()  # the selector is wider than that of the running watch
         self._covered = asyncio.Condition()
@@ -69,11 +72,15 @@ class Reflector:
     @property
     def synced(self) -> bool:
         """Whether a LIST has covered every incarnation asked for."""
-        return self._workers <= self._listed
+        return self._workers.keys() <= self._listed
+
+    def knows(self, name: str) -> bool:
+        """Whether a pod of this name has been seen and not gone."""
+        return name in self._known
 
     async def cover(self, workers: set[str]) -> None:
         """Widen the selector to the pods of these incarnations, and wait until a LIST has reported them."""
-        self._workers |= workers
+        self._workers |= dict.fromkeys(workers, time.monotonic())
         if not workers <= self._listed:
             self._changed.set()
         async with self._covered:
@@ -95,21 +102,29 @@ class Reflector:
                     await asyncio.sleep(delay * random.uniform(0.5, 1))  # noqa: S311 - jitter, no secret
                     delay = min(delay * 2, BACKOFF_MAX_S)
 
-    def _selector(self, workers: set[str]) -> str:
+    def _narrow(self) -> None:
+        """Leave out incarnations whose pods are gone: the selector must not grow with every deployment for ever."""
+        since = time.monotonic() - FORGET_AFTER_S
+        busy = {creator for _, creator in self._known.values()}
+        self._workers = {w: asked for w, asked in self._workers.items() if w == self._me or asked > since or w in busy}
+        self._listed &= self._workers.keys()
+
+    def _selector(self, workers: Iterable[str]) -> str:
         names = ",".join(sorted(workers))
         return f"{anatomy.LABEL_MANAGED_BY}={anatomy.MANAGED_BY},{anatomy.LABEL_WORKER} in ({names})"
 
     async def _relist(self) -> str:
         self._changed.clear()
+        self._narrow()
         workers = set(self._workers)
         pods, version = await self._source.list_pods(self._selector(workers))
         before, self._known = self._known, {}
         for pod in pods:
             self._remember(pod)
             self._seen(pod)
-        for name, uid in before.items():
-            if self._known.get(name) != uid:
-                self._gone(name, uid, None)
+        for name, known in before.items():
+            if self._known.get(name) != known:
+                self._gone(name, known[0], None)
         async with self._covered:
             self._listed |= workers
             self._covered.notify_all()
@@ -152,4 +167,5 @@ class Reflector:
         return version
 
     def _remember(self, pod: Pod) -> None:
-        self._known[pod["metadata"]["name"]] = pod["metadata"]["uid"]
+        metadata = pod["metadata"]
+        self._known[metadata["name"]] = (metadata["uid"], metadata["labels"].get(anatomy.LABEL_WORKER, ""))

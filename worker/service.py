@@ -5,6 +5,7 @@ import contextlib
 import logging
 import os
 import platform
+import resource
 import signal
 import uuid
 from collections.abc import Callable, Coroutine
@@ -36,6 +37,12 @@ def incarnation() -> str:
     """A new name for a worker: its host, and what no other incarnation ever had. Valid as a label's value."""
     host = "".join(c for c in platform.node().lower() if c.isalnum() or c == "-")[:24].strip("-")
     return f"{host or 'worker'}-{uuid.uuid4().hex}"
+
+
+def raise_file_limit() -> None:
+    """Allow as many open files as the system permits: every running pod has a log stream, and defaults are 1,024."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 class Worker:
@@ -75,6 +82,7 @@ class Worker:
         Raises:
             RedisUnavailable, RedisRefused: the queue cannot be used.
         """
+        raise_file_limit()
         await self.queue.start()
         self._task = asyncio.create_task(self.supervisor.run(), name=f"worker {self.name}")
 

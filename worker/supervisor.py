@@ -19,10 +19,10 @@ from collections.abc import Coroutine
 from typing import Any, Final
 
 from adapters.kubernetes_api import ApiError, KubernetesApi
-from runner_spec.classify import classify, classify_deleted
+from runner_spec.classify import classify, classify_deleted, only_services_remain
 from runner_spec.outcome import Fault, Outcome, Running, Verdict, Waiting
 from runner_spec.policy import Policy
-from worker.attempt import Attempt, Phase, Pod, slim
+from worker.attempt import Attempt, Phase, Pod, has_started, slim
 from worker.ending import Ending
 from worker.launch import Launcher, QuotaExceededError, RejectedError, pod_name
 from worker.log_streams import LogKeeper, LogStreams
@@ -36,11 +36,14 @@ log = logging.getLogger(__name__)
 
 BATCH: Final = 100
 WAIT_S: Final = 2.0
-# How often limits of waiting pods are looked at, and the queue's own clockwork is turned.
+# How often the queue's own clockwork is turned, and how often the patience with waiting pods is looked at.
 TICK_S: Final = 1.0
+JUDGE_S: Final = 5.0
 REDIS_PAUSE_S: Final = 1.0
 QUOTA_DELAY_S: Final = 10.0
 FINISH_RETRY_S: Final = 5.0
+# For services that are still there when all else has ended; the kubelet would give them the pod's whole grace period.
+SERVICES_GRACE_S: Final = 10
 
 
 class Supervisor:
@@ -72,7 +75,7 @@ class Supervisor:
         self._attempts: dict[str, Attempt] = {}  # by pod name
         self._by_job: dict[str, Attempt] = {}
         self._room = asyncio.Event()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
         self._leaving = False
         self.shutdown = asyncio.Event()  # somebody asked through the queue that this worker leaves
         metrics.capacity.set(capacity)
@@ -236,10 +239,8 @@ class Supervisor:
         """Classify the pod as last seen, at this time."""
         assert attempt.pod is not None
         observation = classify(attempt.pod, time.time(), policy=self._policy, stop=attempt.stop)
-        if attempt.stop and not attempt.deletion_sent and not isinstance(observation, Outcome):
-            waiting = isinstance(observation, Waiting)
-            attempt.deletion_sent = True
-            self._spawn(self._ending.delete_pod(attempt, grace_seconds=0 if waiting else None))
+        if not attempt.deletion_sent and not isinstance(observation, Outcome):
+            self._hasten(attempt)
         if observation == attempt.observation:
             return
         attempt.observation = observation
@@ -250,6 +251,23 @@ class Supervisor:
         else:
             self._show(attempt, "waiting", observation.why)
 
+    def _hasten(self, attempt: Attempt) -> None:
+        """End a pod early that somebody asked to stop, or in which only services are left that ignore SIGTERM."""
+        assert attempt.pod is not None
+        if attempt.stop:
+            grace = None if has_started(attempt.pod) else 0
+        elif only_services_remain(attempt.pod):
+            grace = SERVICES_GRACE_S
+        else:
+            return
+        attempt.deletion_sent = True
+        self._spawn(self._delete(attempt, grace_seconds=grace))
+
+    async def _delete(self, attempt: Attempt, *, grace_seconds: int | None) -> None:
+        """End a pod on request; when that fails, the next look at it tries again."""
+        if not await self._ending.delete_pod(attempt, grace_seconds=grace_seconds):
+            attempt.deletion_sent = False
+
     def _gone(self, name: str, uid: str, last: Pod | None) -> None:
         """The reflector saw that a pod is no more."""
         attempt = self._attempts.get(name)
@@ -257,7 +275,10 @@ class Supervisor:
             self._orphans.gone(name)
         elif attempt.phase is Phase.DELETING:
             self._forget(attempt)
+        elif attempt.phase is Phase.FINISHING:
+            attempt.pod_gone = True
         elif attempt.phase is Phase.FOLLOWING:
+            attempt.pod_gone = True
             if last is not None:
                 attempt.pod = slim(last)
                 if attempt.streams is not None:
@@ -265,12 +286,12 @@ class Supervisor:
             self._end(attempt, classify_deleted(attempt.pod, stop=attempt.stop))
 
     def _show(self, attempt: Attempt, stage: str, why: str = "") -> None:
-        containers = []
+        pod, containers = "", []
         if attempt.pod is not None:
-            spec = attempt.pod["spec"]
+            pod, spec = attempt.pod_name, attempt.pod["spec"]
             containers = [c["name"] for kind in ("initContainers", "containers") for c in spec[kind]]
         claim = attempt.claim
-        self._board.show(claim.job_id, claim.attempt, stage, why, pod=attempt.pod_name, containers=containers)
+        self._board.show(claim.job_id, claim.attempt, stage, why, pod=pod, containers=containers)
 
     # end
 
@@ -284,16 +305,18 @@ class Supervisor:
         if attempt.streams is not None:
             await attempt.streams.finish()
         recorded = await self._ending.record(attempt, outcome)
-        if not recorded or not attempt.pod_uid:
+        if recorded:
+            self._show(attempt, outcome.verdict)
+        if not recorded or attempt.pod is None or attempt.pod_gone:
             self._forget(attempt)
             return
-        self._show(attempt, outcome.verdict)
         attempt.phase = Phase.DELETING
         self._release(attempt)
-        if not attempt.deletion_sent:
-            await self._ending.delete_pod(attempt, grace_seconds=0)
+        if not attempt.deletion_sent and not await self._ending.delete_pod(attempt, grace_seconds=0):
+            self._forget(attempt)
+            self._orphans.seen(attempt.pod)  # to be tried again
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, object]) -> None:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -310,28 +333,41 @@ class Supervisor:
             await asyncio.sleep(self._lease_seconds / 3)
 
     async def _adopt(self) -> None:
-        """Take over the jobs of dead workers, as far as there is room."""
-        room = self._capacity - self.in_flight
-        claims = await self._queue.adopt(min(room, BATCH)) if room > 0 else []
-        held = [self._hold(claim) for claim in claims]
-        for attempt in held:
-            self._metrics.adopted.inc()
-            log.info("adopted", extra={"action": "adopted", **attempt.log_extra})
-            attempt.description = self._launcher.describe(attempt.claim)
-            self._watch_logs(attempt)
-        if held:
-            # Not awaited here: while Kubernetes is away, the lease must be renewed all the same.
-            self._spawn(self._find_pods(held))
+        """Take over the jobs of dead workers, as far as there is room, and own claims whose reply was lost."""
+        while (room := self._capacity - self.in_flight) > 0:
+            claims = await self._queue.adopt(min(room, BATCH))
+            held = [self._hold(claim) for claim in claims]
+            for attempt in held:
+                if not attempt.claim.adopted:
+                    self._start(attempt, self._launch(attempt))
+            adopted = [attempt for attempt in held if attempt.claim.adopted]
+            for attempt in adopted:
+                self._metrics.adopted.inc()
+                log.info("adopted", extra={"action": "adopted", **attempt.log_extra})
+                attempt.description = self._launcher.describe(attempt.claim)
+                self._watch_logs(attempt)
+            if adopted:
+                # Not awaited here: while Kubernetes is away, the lease must be renewed all the same.
+                self._spawn(self._find_pods(adopted))
+            if len(claims) < BATCH:
+                return
 
-    async def _find_pods(self, held: list[Attempt]) -> None:
-        # A LIST that covers their creators' pods reports each pod that exists; only then is one known to be missing.
-        await self.reflector.cover({attempt.claim.minted_by for attempt in held})
-        for attempt in held:
+    async def _find_pods(self, adopted: list[Attempt]) -> None:
+        """A LIST that covers their creators' pods reports each pod that exists."""
+        await self.reflector.cover({attempt.claim.minted_by for attempt in adopted})
+        for attempt in adopted:
             if attempt.phase is Phase.LAUNCHING and attempt.task is None:
-                self._start(attempt, self._mint(attempt))
+                self._start(attempt, self._find_or_mint(attempt))
 
-    async def _mint(self, attempt: Attempt) -> None:
-        """The adopted attempt has no pod. Its creator may still be about to create it: never create the same one."""
+    async def _find_or_mint(self, attempt: Attempt) -> None:
+        """The LIST did not report the pod now: it was reported earlier, or there is none.
+
+        Its creator may still be about to create it, so this attempt's pod is never created here: the next attempt is.
+        """
+        pod = await self._launcher.find(attempt.pod_name)
+        if pod is not None:
+            self._observe(attempt, pod)
+            return
         claim = await self._queue.mint(attempt.claim)
         self._forget(attempt)
         if claim is not None:
@@ -388,6 +424,7 @@ class Supervisor:
     # clockwork
 
     async def _tick_loop(self) -> None:
+        judge_due = 0.0
         while True:
             await asyncio.sleep(TICK_S)
             try:
@@ -395,9 +432,29 @@ class Supervisor:
                 await self._orphans.sweep()
             except QueueUnavailable as error:
                 log.warning("tick: Redis is away: %s", error, extra={"action": "redis_away"})
-            for attempt in list(self._attempts.values()):
-                if attempt.phase is Phase.FOLLOWING and isinstance(attempt.observation, Waiting):
-                    self._judge(attempt)
+            if time.monotonic() >= judge_due:
+                judge_due = time.monotonic() + JUDGE_S
+                self._look_after()
+
+    def _look_after(self) -> None:
+        """Patience runs out without an event; and a pod may have gone before the watch knew it."""
+        for attempt in list(self._attempts.values()):
+            if attempt.phase is not Phase.FOLLOWING:
+                continue
+            if isinstance(attempt.observation, Waiting):
+                self._judge(attempt)
+            if not self.reflector.knows(attempt.pod_name) and attempt.phase is Phase.FOLLOWING:
+                self._spawn(self._verify(attempt))
+
+    async def _verify(self, attempt: Attempt) -> None:
+        """Created, but deleted by somebody while no watch was open: no event will ever tell."""
+        pod = await self._launcher.find(attempt.pod_name)
+        if attempt.phase is not Phase.FOLLOWING or self.reflector.knows(attempt.pod_name):
+            return
+        if pod is None:
+            self._gone(attempt.pod_name, attempt.pod_uid, None)
+        else:
+            self._observe(attempt, pod)
 
 
 def _canceled(by: str) -> Outcome:

@@ -14,6 +14,7 @@ from adapters.redis_server import AsyncClient
 from runner_spec import wire
 from runner_spec.log_cursor import LogCursor
 from worker import log_writer
+from worker.log_batch import LogBatch
 from worker.log_follower import LogFollower
 from worker.log_store import LogReader
 from worker.log_writer import LogFencedError, LogWriter
@@ -25,12 +26,13 @@ JOB, ATTEMPT = "job", 1
 class World:
     def __init__(self, connection: AsyncClient) -> None:
         self.redis = connection
+        self.batch = LogBatch(connection)
         self.store = ObjectStore.from_url("memory://")
         self.metrics = WorkerMetrics(CollectorRegistry())
         self.reader = LogReader(connection, self.store)
 
     def writer(self, container: str = "run") -> LogWriter:
-        return LogWriter(self.redis, self.store, JOB, ATTEMPT, container)
+        return LogWriter(self.batch, self.store, JOB, ATTEMPT, container)
 
     async def text(self, container: str | None = None) -> list[bytes]:
         return [line.text async for line in self.reader.read(JOB, ATTEMPT, container=container)]

@@ -1,0 +1,80 @@
+import json
+
+from tests.worker.cli.scene import ended, failed, succeeded
+from worker.cli.ending import Ending, read_ending
+from worker.cli.paint import Paint
+from worker.cli.summary import outcome_lines, summary, summary_document
+
+
+def test_the_summary_of_a_success() -> None:
+    ending = read_ending(ended(result=succeeded()))
+    lines = summary(ending, job_id="job-1", seconds=65.2, paths={"wheel": "out/wheel/dist/a.whl", "junit": "out/junit"})
+    assert (
+        "\n".join(lines)
+        == """
+stage             time
+waiting          0.5 s
+db          1 min 06 s
+unfinished           -
+checkout         1.2 s
+run         1 min 02 s
+upload           2.0 s
+in all      1 min 05 s
+commit 0123456789abcdef0123456789abcdef01234567
+
+step              time  exit
+install         20.0 s     0
+test            41.5 s     0
+report (after)   0.2 s     1
+
+cache    result      size
+pip-abc  hit        12 MB
+pip-abc  unchanged      -
+
+artifact  result    files    size  sha256        path
+wheel     uploaded      1  120 kB  abababababab  out/wheel/dist/a.whl
+junit     uploaded      2   900 B  -             out/junit
+coverage  skipped       -       -  -             -
+
+junit: 10 tests, 1 failed, 1 error, 2 skipped, 3.0 s
+  failed: t.x::test_y
+  and 1 more, see the artifact
+
+job-1: succeeded in 1 min 05 s"""
+    )
+
+
+def test_the_summary_of_a_failure_says_whose_fault_it_was() -> None:
+    ending = read_ending(ended("failed", failed()))
+    assert summary(ending, job_id="job-1", seconds=2, paths={}) == [
+        "",
+        "job-1: failed (exit code 3, the job's fault, attempt 2) in 2.0 s",
+        "  Step test ended with exit code 3.",
+    ]
+
+
+def test_colours_follow_the_verdict() -> None:
+    paint = Paint(colours=True)
+    assert "\x1b[32msucceeded\x1b[0m" in outcome_lines(Ending("succeeded"), job_id="j", paint=paint)[0]
+    assert "\x1b[1;31mfailed\x1b[0m" in outcome_lines(Ending("failed"), job_id="j", paint=paint)[0]
+    assert "\x1b[33mcanceled\x1b[0m" in outcome_lines(Ending("canceled"), job_id="j", paint=paint)[0]
+
+
+def test_a_jobs_texts_cannot_draw_over_the_summary() -> None:
+    ending = Ending("failed", message="\x1b[2J\x1b[1;1Hsucceeded\nall fine")
+    assert outcome_lines(ending, job_id="j\x1b[2K") == ["j: failed", "  succeeded all fine"]
+
+
+def test_the_document_holds_the_result_as_it_was_recorded() -> None:
+    status = ended(result=succeeded())
+    document = summary_document(read_ending(status), status, seconds=1.23456, paths={"wheel": "w"}, exit_status=0)
+    assert json.loads(json.dumps(document)) == {
+        "job": "job-1",
+        "name": "",
+        "status": "finished",
+        "verdict": "succeeded",
+        "exit_status": 0,
+        "seconds": 1.235,
+        "result": succeeded(),
+        "paths": {"wheel": "w"},
+    }

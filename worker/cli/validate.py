@@ -1,0 +1,42 @@
+"""`dynapod validate`: every problem of every file."""
+
+import json
+from typing import Any
+
+import click
+
+from worker.cli.connection import json_option
+from worker.cli.description_file import InvalidDescriptionError, read_file
+from worker.cli.exit_status import ExitStatus
+
+
+@click.command()
+@click.argument("files", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, allow_dash=True))
+@json_option
+@click.pass_context
+def validate(context: click.Context, files: tuple[str, ...], *, as_json: bool) -> None:
+    """Check the descriptions FILES, and list every problem: line, path, value, remedy.
+
+    The exit status is 2 when there are any.
+    """
+    reports = [_report(file) for file in files]
+    if as_json:
+        click.echo(json.dumps([_as_dict(file, error) for file, error in reports], indent=2))
+    else:
+        for file, error in reports:
+            click.echo(f"{file}: valid" if error is None else error.message)
+    if any(error for _, error in reports):
+        context.exit(int(ExitStatus.INVALID))
+
+
+def _report(file: str) -> tuple[str, InvalidDescriptionError | None]:
+    try:
+        read_file(file).parse()
+    except InvalidDescriptionError as error:
+        return file, error
+    return file, None
+
+
+def _as_dict(file: str, error: InvalidDescriptionError | None) -> dict[str, Any]:
+    problems = [] if error is None else [problem.as_dict() for problem in error.problems]
+    return {"file": file, "valid": error is None, "problems": problems}

@@ -1,0 +1,343 @@
+"""The job queue as a producer and an onlooker see it: submit, ask, follow, cancel.
+
+Works on one `redis.asyncio` client, against any dynapod worker (or rq's own). Reads raw fields only and never
+unpickles; writes exactly what rq 3.0's own functions write, by calling them.
+"""
+
+import asyncio
+import re
+import uuid
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from adapters.redis_server import AsyncClient, translated
+from runner_spec import wire
+from worker.job_status import ALL_STATUSES, JobStatus, RawStatus, read_status
+
+if TYPE_CHECKING:
+    from adapters.object_store import ObjectStore
+    from worker.log_store import LogChunk
+
+# rq accepts no other ids (rq/job.py, JOB_ID_PATTERN); producers that write three plain commands may use any.
+JOB_ID_PATTERN: Final = re.compile(r"[a-zA-Z0-9_-]+")
+
+QUEUES_KEY: Final = "rq:queues"
+# rq's registries per status (rq/registry.py, key_template); `wip` members are `<job>:<execution>`.
+REGISTRIES: Final = {
+    "started": "wip",
+    "finished": "finished",
+    "failed": "failed",
+    "stopped": "failed",
+    "deferred": "deferred",
+    "scheduled": "scheduled",
+    "canceled": "canceled",
+    "ready_to_enqueue": "ready",
+}
+
+# One script, so that a claim cannot fall between the look at the status and the write. A waiting job gets what rq's
+# Job.cancel writes (rq/job.py); a claimed one gets the durable request, and rq's own command for stock workers.
+CANCEL_SCRIPT: Final = """
+local status = redis.call('HGET', KEYS[1], 'status')
+if not status then
+    return {'unknown', ''}
+end
+local id, by = ARGV[1], ARGV[2]
+local origin = redis.call('HGET', KEYS[1], 'origin') or ''
+if status == 'started' then
+    redis.call('SET', KEYS[2], by)
+    local worker = redis.call('HGET', KEYS[1], 'worker_name')
+    if worker and worker ~= '' then
+        redis.call('PUBLISH', 'rq:pubsub:' .. worker, cjson.encode({command = 'stop-job', job_id = id}))
+    end
+    return {'stopping', status}
+end
+if status == 'finished' or status == 'failed' or status == 'stopped' or status == 'canceled' then
+    return {'ended', status}
+end
+if status == 'rate_limited' then
+    return {'refused', status}
+end
+redis.call('HSET', KEYS[1], 'status', 'canceled')
+redis.call('LREM', 'rq:queue:' .. origin, 0, id)
+for _, registry in ipairs({'deferred', 'scheduled', 'ready'}) do
+    redis.call('ZREM', 'rq:' .. registry .. ':' .. origin, id)
+end
+local now = redis.call('TIME')
+redis.call('ZADD', 'rq:canceled:' .. origin, now[1], id)
+return {'canceled', status}
+"""
+
+
+class ClientError(Exception):
+    """A request of a client that cannot be met; the message names the job and the remedy."""
+
+
+class UnknownJobError(ClientError):
+    """No job of this id is known: never enqueued, or its record has expired."""
+
+    def __init__(self, job_id: str) -> None:
+        super().__init__(f"no job {job_id!r}: it was never enqueued here, or its record has expired")
+
+
+class DuplicateJobIdError(ClientError):
+    """A job of this id exists and `unique` was asked for."""
+
+
+class Cancellation(StrEnum):
+    """What a request to cancel did."""
+
+    CANCELED = "canceled"  # it had not started and never will
+    STOPPING = "stopping"  # it runs; its worker has been told, and will find the request even after a restart
+    ENDED = "ended"  # too late: it had ended before
+
+
+class LogSource(Protocol):
+    """Reads the log of one attempt, from the durable store and then live."""
+
+    def read(
+        self, job_id: str, attempt: int, *, container: str | None = None, follow: bool = False
+    ) -> "AsyncGenerator[LogChunk, None]":
+        """Lines in order per container; with `follow`, until the attempt's logs are complete."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """The newest jobs, newest first; `total` counts those that exist, `jobs` may be fewer."""
+
+    jobs: tuple[JobStatus, ...]
+    total: int
+
+
+class JobClient:
+    """Talks to the queue through `redis`; `store` is needed for logs only.
+
+    Every method raises `adapters.redis_server.RedisError` when Redis fails. Nothing is sent twice: after a
+    `RedisUnavailable`, what was asked for may have been done or not.
+    """
+
+    def __init__(
+        self, redis: AsyncClient, store: "ObjectStore | None" = None, *, logs: LogSource | None = None
+    ) -> None:
+        self.redis = redis
+        self.store = store
+        self._logs = logs
+
+    async def submit(
+        self,
+        description: Mapping[str, Any],
+        *,
+        job_id: str | None = None,
+        unique: bool = False,
+        queue: str = wire.DEFAULT_QUEUE,
+    ) -> str:
+        """Enqueue one job and return its id; on return, the job is in Redis.
+
+        Raises:
+            ValueError: when rq would refuse `job_id`.
+            DuplicateJobIdError: when `unique` and a job of that id exists.
+        """
+        job_id = str(uuid.uuid4()) if job_id is None else job_id
+        if not JOB_ID_PATTERN.fullmatch(job_id):
+            raise ValueError(f"job id {job_id!r}: use letters, digits, `_` and `-` only, at least one")
+        if unique:
+            await self._enqueue_unique(dict(description), job_id, queue)
+        else:
+            pipeline = self.redis.pipeline(transaction=True)
+            self._enqueue(dict(description), job_id, queue, pipeline)
+            await _execute(pipeline)
+        return job_id
+
+    def _enqueue(self, description: dict[str, Any], job_id: str, queue: str, pipeline: Any) -> None:  # noqa: ANN401
+        """Let rq put its own commands (SADD, HSET, HSET, RPUSH) on an asynchronous pipeline: it only calls methods."""
+        rq_queue, job = self._rq_job(description, job_id, queue)
+        pipeline.multi()
+        pipeline.sadd(rq_queue.redis_queues_keys, rq_queue.key)
+        rq_queue._enqueue_job(job, pipeline=pipeline)  # noqa: SLF001 - `enqueue_job` reads dependencies synchronously
+
+    async def _enqueue_unique(self, description: dict[str, Any], job_id: str, queue: str) -> None:
+        from rq import scripts  # noqa: PLC0415 - rq takes 0.2 s to import; the command line starts without it
+
+        rq_queue, job = self._rq_job(description, job_id, queue)
+        rq_queue._prepare_for_queue(job)  # noqa: SLF001 - rq's own enqueue calls it; there is no public way without I/O
+        fields = scripts._build_hset_args(job)  # noqa: SLF001 - the arguments of the script below
+        await _reply(self.redis.sadd(QUEUES_KEY, rq_queue.key))
+        keys, arguments = [f"rq:job:{job_id}", rq_queue.key], [job_id, "R", -1, *fields]
+        stored = await _reply(self.redis.eval(scripts.UNIQUE_ENQUEUE_SCRIPT, len(keys), *keys, *arguments))
+        if not stored:
+            raise DuplicateJobIdError(f"a job {job_id!r} exists already: choose another id, or leave out unique")
+
+    def _rq_job(self, description: dict[str, Any], job_id: str, queue: str) -> tuple[Any, Any]:
+        """The queue and job objects of rq. They only keep the connection; what they would do with it is done here."""
+        from rq import Queue  # noqa: PLC0415 - as above
+
+        rq_queue = Queue(queue, connection=self.redis, serializer="json")
+        # rq asks the server for its version when it is not known, and uses it for nothing that is written.
+        rq_queue.redis_server_version = (6, 2, 0)
+        title = f"{wire.RUN_FUNCTION}({str(description.get('name') or '')!r})"  # rq's own holds the whole description
+        job = rq_queue.create_job(wire.RUN_FUNCTION, args=[description], job_id=job_id, description=title)
+        return rq_queue, job
+
+    async def status(self, job_id: str) -> JobStatus:
+        """Everything known about one job, in two round trips.
+
+        Raises:
+            UnknownJobError: when Redis has no such job.
+        """
+        pipeline = self.redis.pipeline(transaction=False)
+        pipeline.hgetall(f"rq:job:{job_id}")
+        pipeline.hgetall(wire.state_key(job_id))
+        pipeline.hgetall(wire.attempts_key(job_id))
+        pipeline.xrevrange(f"rq:results:{job_id}", count=1)
+        pipeline.get(wire.stop_key(job_id))
+        pipeline.time()
+        job, state, ledger, results, stop, now = await _execute(pipeline)
+        if not job.get(b"status"):
+            raise UnknownJobError(job_id)
+        queue = job.get(b"origin", b"").decode("utf-8", "surrogateescape")
+        pipeline = self.redis.pipeline(transaction=False)
+        pipeline.lpos(f"rq:queue:{queue}", job_id)
+        pipeline.zscore(f"rq:scheduled:{queue}", job_id)
+        pipeline.zcount(wire.LEASES_KEY, now[0], "+inf")
+        ahead, scheduled_at, workers = await _execute(pipeline)
+        latest = results[0][1] if results else {}
+        return read_status(job_id, RawStatus(job, state, ledger, latest, ahead, workers, stop, scheduled_at))
+
+    async def changes(self, job_id: str, *, interval: float = 0.25) -> AsyncIterator[JobStatus]:
+        """The job's status now and after every change, the last one being its end.
+
+        `interval` is in seconds. State lives in hashes, which Redis announces to nobody: hence the looking.
+
+        Raises:
+            UnknownJobError: when Redis has no such job, also when its record expires underway.
+        """
+        previous = None
+        while True:
+            status = await self.status(job_id)
+            if status != previous:
+                yield status
+            if status.ended:
+                return
+            previous = status
+            await asyncio.sleep(interval)
+
+    async def wait(self, job_id: str, *, interval: float = 0.25) -> JobStatus:
+        """The job's status once it has ended.
+
+        Raises:
+            UnknownJobError: as `changes` does.
+        """
+        async for status in self.changes(job_id, interval=interval):
+            if status.ended:
+                return status
+        raise UnknownJobError(job_id)  # not reached: `changes` ends with the end, or raises
+
+    async def list(
+        self, *, statuses: Iterable[str] = (), queues: Sequence[str] | None = None, limit: int = 100
+    ) -> Listing:
+        """The newest jobs of these rq statuses (all by default) in these queues (all by default)."""
+        wanted = frozenset(statuses) or frozenset(ALL_STATUSES)
+        names = sorted(queues if queues is not None else await self._queues())
+        pipeline = self.redis.pipeline(transaction=False)
+        for queue in names:
+            for registry in _registries(wanted):
+                pipeline.zcard(f"rq:{registry}:{queue}")
+                pipeline.zrevrange(f"rq:{registry}:{queue}", 0, limit - 1)
+            if "queued" in wanted:
+                pipeline.llen(f"rq:queue:{queue}")
+                pipeline.lrange(f"rq:queue:{queue}", -limit, -1)
+        replies = await _execute(pipeline)
+        members = dict.fromkeys(member for found in replies[1::2] for member in found)
+        jobs = [job for job in await self._brief(members) if job.status in wanted]
+        jobs.sort(key=lambda job: (job.created_at.timestamp() if job.created_at else 0.0, job.id), reverse=True)
+        return Listing(tuple(jobs[:limit]), max(sum(replies[0::2]), len(jobs)))
+
+    async def _queues(self) -> tuple[str, ...]:
+        keys = await _reply(self.redis.smembers(QUEUES_KEY))
+        return tuple(key.decode("utf-8", "surrogateescape").removeprefix("rq:queue:") for key in keys)
+
+    async def _brief(self, members: Iterable[bytes]) -> tuple[JobStatus, ...]:
+        """Job and state of each registry member; a member whose job has expired is left out."""
+        ids = tuple(dict.fromkeys(_registry_job_id(member) for member in members))
+        jobs = []
+        for start in range(0, len(ids), 500):  # 500 jobs a round trip: about 1 MB of replies
+            chunk = ids[start : start + 500]
+            pipeline = self.redis.pipeline(transaction=False)
+            for job_id in chunk:
+                pipeline.hgetall(f"rq:job:{job_id}")
+                pipeline.hgetall(wire.state_key(job_id))
+                pipeline.hgetall(wire.attempts_key(job_id))
+            replies = await _execute(pipeline)
+            for job_id, job, state, ledger in zip(chunk, replies[0::3], replies[1::3], replies[2::3], strict=True):
+                if job.get(b"status"):
+                    jobs.append(read_status(job_id, RawStatus(job, state, ledger)))
+        return tuple(jobs)
+
+    async def cancel(self, job_id: str, *, by: str = "client") -> Cancellation:
+        """Cancel a waiting job, or ask for the stop of a running one; `by` is kept as evidence.
+
+        Raises:
+            UnknownJobError: when Redis has no such job.
+            ClientError: for a job that waits for rq's rate limit, which rq alone may cancel.
+        """
+        keys = [f"rq:job:{job_id}", wire.stop_key(job_id)]
+        reply = await _reply(self.redis.eval(CANCEL_SCRIPT, len(keys), *keys, job_id, by))
+        word, status = (part.decode() if isinstance(part, bytes) else str(part) for part in reply)
+        if word == "unknown":
+            raise UnknownJobError(job_id)
+        if word == "refused":
+            raise ClientError(f"job {job_id!r} is {status}: cancel it with rq's own Job.cancel, which frees its slot")
+        return Cancellation(word)
+
+    def logs(
+        self, job_id: str, attempt: int, *, container: str | None = None, follow: bool = False
+    ) -> "AsyncGenerator[LogChunk, None]":
+        """The log of one attempt; with `follow`, until it is complete.
+
+        Raises:
+            ClientError: when this client has no store, where the older part of every log is.
+        """
+        if self._logs is None:
+            if self.store is None:
+                raise ClientError("logs need the object store: name the worker's with --store or DYNAPOD_STORE")
+            from worker.log_store import LogReader  # noqa: PLC0415 - brings the object store's library
+
+            self._logs = LogReader(self.redis, self.store)
+        return self._logs.read(job_id, attempt, container=container, follow=follow)
+
+
+async def _execute(pipeline: Any) -> Any:  # noqa: ANN401 - redis-py's own pipeline and replies
+    return await _reply(pipeline.execute())
+
+
+async def _reply(reply: Any) -> Any:  # noqa: ANN401 - redis-py types its replies as `Awaitable[T] | T`
+    with translated(), _cancellable():
+        return await reply
+
+
+@contextmanager
+def _cancellable() -> Iterator[None]:
+    """Raise a cancellation that the block has swallowed.
+
+    redis-py 8.1 sends with `asyncio.wait_for`, and Python 3.11's returns the result instead of raising when the
+    cancellation comes just as the sending is done: a loop around it would never end.
+    """
+    task = asyncio.current_task()
+    before = task.cancelling() if task else 0
+    yield
+    if task and task.cancelling() > before:
+        raise asyncio.CancelledError
+
+
+def _registries(statuses: Iterable[str]) -> list[str]:
+    return sorted({REGISTRIES[status] for status in statuses if status in REGISTRIES})
+
+
+def _registry_job_id(member: bytes) -> str:
+    """The job of a registry's member: `<job>`, or `<job>:<execution>` with 32 hexadecimal digits (rq's uuid4)."""
+    text = member.decode("utf-8", "surrogateescape")
+    job_id, separator, execution = text.rpartition(":")
+    return job_id if separator and re.fullmatch(r"[0-9a-f]{32}", execution) else text
