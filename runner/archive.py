@@ -1,0 +1,235 @@
+"""Tar archives of cached files, written and read as streams.
+
+The standard library's TarFile keeps every member in memory and reads extension headers of any claimed size; here a
+member is forgotten once it has passed, and every header is bounded. Names are `workspace/…` and `home/…`. A folder's
+header follows its content, so that a read-only folder is made read-only when it is complete.
+"""
+
+import os
+import stat
+import tarfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from runner import tree
+from runner.seal import Readable
+
+BLOCK: Final = tarfile.BLOCKSIZE
+CHUNK: Final = 256 * 1024
+HEADER_LIMIT: Final = 64 * 1024  # of an extended header: Linux paths end at 4 KiB
+_ZEROS: Final = bytes(CHUNK)
+_MODE: Final = 0o777  # no setuid, setgid or sticky bits, neither out nor in
+
+Member = tuple[str, ...]  # ("workspace" | "home", component, …)
+
+
+class ArchiveError(Exception):
+    """The archive is damaged, or holds what must not be restored; or the files do not fit into an archive."""
+
+
+# --- Writing ----------------------------------------------------------------------------------------------------------
+
+
+def pack(roots: Mapping[str, Path], paths: Sequence[Member]) -> Iterator[bytes]:
+    """A tar stream of these paths, those absent left out.
+
+    Raises:
+        ArchiveError: when a file changes or cannot be read, or a link leads out of `roots` (it could not be restored).
+    """
+    packer = _Packer(roots)
+    try:
+        for member in paths:
+            with tree.directory(roots[member[0]], member[1:-1]) as parent:
+                yield from packer.entry(parent, member[-1] if len(member) > 1 else ".", member)
+    except (OSError, tree.EscapeError) as error:
+        raise ArchiveError(f"cannot read the files: {error}") from error
+    yield bytes(2 * BLOCK)
+
+
+def exists(roots: Mapping[str, Path], member: Member) -> bool:
+    """Whether there is anything at this path, links not followed."""
+    try:
+        with tree.directory(roots[member[0]], member[1:-1]) as parent:
+            return len(member) == 1 or tree.status(parent, member[-1]) is not None
+    except (OSError, tree.EscapeError):
+        return False
+
+
+class _Packer:
+    def __init__(self, roots: Mapping[str, Path]) -> None:
+        self._links = _LinkRule(roots)
+
+    def entry(self, parent: int, name: str, member: Member) -> Iterator[bytes]:
+        found = os.stat(name, dir_fd=parent, follow_symlinks=False)
+        if stat.S_ISDIR(found.st_mode):
+            with tree.directory(parent, () if name == "." else (name,)) as descriptor:
+                for child in sorted(os.listdir(descriptor)):  # noqa: PTH208 - of a descriptor
+                    yield from self.entry(descriptor, child, (*member, child))
+            yield _header(member, found, tarfile.DIRTYPE)
+        elif stat.S_ISLNK(found.st_mode):
+            target = os.readlink(name, dir_fd=parent)
+            self._links.check(member, target)
+            yield _header(member, found, tarfile.SYMTYPE, link=target)
+        elif stat.S_ISREG(found.st_mode):
+            yield _header(member, found, tarfile.REGTYPE, size=found.st_size)
+            yield from _content(parent, name, member, found.st_size)
+        # Sockets, fifos and devices hold no content to restore: a server's socket in a cached folder is no error.
+
+
+def _header(member: Member, found: os.stat_result, kind: bytes, *, size: int = 0, link: str = "") -> bytes:
+    info = tarfile.TarInfo("/".join(member))
+    info.type, info.size, info.linkname = kind, size, link
+    info.mode, info.mtime = found.st_mode & _MODE, max(0, int(found.st_mtime))
+    return info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
+
+
+def _content(parent: int, name: str, member: Member, size: int) -> Iterator[bytes]:
+    descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+    with open(descriptor, "rb", buffering=0) as file:  # noqa: PTH123 - of a descriptor
+        left = size
+        while left:
+            chunk = file.read(min(CHUNK, left))
+            if not chunk:
+                raise ArchiveError(f"{'/'.join(member)!r} became shorter while it was read")
+            left -= len(chunk)
+            yield chunk
+    if padding := -size % BLOCK:
+        yield bytes(padding)
+
+
+@dataclass(frozen=True, slots=True)
+class _LinkRule:
+    """A link may lead anywhere inside the workspace or the home folder, and nowhere else."""
+
+    roots: Mapping[str, Path]
+
+    def check(self, member: Member, target: str) -> None:
+        if target.startswith("/"):
+            normal = os.path.normpath(target)
+            inside = any(os.path.commonpath((normal, root)) == str(root) for root in self.roots.values())
+        else:
+            normal = os.path.normpath("/".join((*member[1:-1], target)))
+            inside = not (normal == ".." or normal.startswith("../"))
+        if not inside:
+            raise ArchiveError(f"link {'/'.join(member)!r} leads out of the workspace, to {target!r}")
+
+
+# --- Reading ----------------------------------------------------------------------------------------------------------
+
+
+class Unpacker:
+    """Restores a tar stream beneath staging folders, one for each root.
+
+    `allowed` are the paths that may be restored, with all beneath them; `roots` the places where the files will be
+    in the end (links are judged by them).
+    """
+
+    def __init__(self, staging: Mapping[str, Path], allowed: Sequence[Member], roots: Mapping[str, Path]) -> None:
+        self._staging = staging
+        self._allowed = allowed
+        self._links = _LinkRule(roots)
+
+    def unpack(self, stream: Readable) -> None:
+        """Restore every member.
+
+        Raises:
+            ArchiveError: when the archive is damaged or holds an unsafe member.
+            OSError: when a file cannot be written.
+        """
+        overrides: dict[str, str] = {}
+        while (block := _exactly(stream, BLOCK)) != _ZEROS[:BLOCK]:
+            try:
+                info = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
+            except tarfile.HeaderError as error:
+                raise ArchiveError(f"damaged header: {error}") from error
+            if info.type == tarfile.XHDTYPE:
+                overrides = _extended(stream, info.size)
+                continue
+            name = overrides.get("path", info.name)
+            try:
+                size = int(overrides.get("size", info.size))
+            except ValueError as error:
+                raise ArchiveError(f"damaged size of {name!r}") from error
+            self._member(stream, info, name, overrides.get("linkpath", info.linkname), size)
+            overrides = {}
+
+    def _member(self, stream: Readable, info: tarfile.TarInfo, name: str, link: str, size: int) -> None:
+        member = self._checked(name)
+        with tree.directory(self._staging[member[0]], member[1:-1], create=True) as parent:
+            leaf = member[-1] if len(member) > 1 else "."
+            if info.type == tarfile.DIRTYPE:
+                with tree.directory(parent, () if leaf == "." else (leaf,), create=True) as descriptor:
+                    os.utime(descriptor, (info.mtime, info.mtime))
+                    os.fchmod(descriptor, info.mode & _MODE)
+            elif info.type == tarfile.SYMTYPE:
+                self._links.check(member, link)
+                os.symlink(link, leaf, dir_fd=parent)
+            elif info.type in {tarfile.REGTYPE, tarfile.AREGTYPE} and size >= 0:
+                _write(stream, parent, leaf, info, size)
+            else:
+                # Devices, fifos, hard links, sparse files: dynapod writes none of them.
+                raise ArchiveError(f"{name!r} is of type {info.type!r}, which is never restored")
+
+    def _checked(self, name: str) -> Member:
+        try:
+            member = tree.split(name)
+        except tree.EscapeError as error:
+            raise ArchiveError(f"unsafe name: {error}") from error
+        if not any(member[: len(path)] == path for path in self._allowed):
+            raise ArchiveError(f"{name!r} is not beneath the paths of this cache")
+        return member
+
+
+def _write(stream: Readable, parent: int, name: str, info: tarfile.TarInfo, size: int) -> None:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    descriptor = os.open(name, flags, 0o600, dir_fd=parent)
+    with open(descriptor, "wb", buffering=0) as file:  # noqa: PTH123 - of a descriptor
+        left = size
+        while left:
+            chunk = _exactly(stream, min(CHUNK, left))
+            left -= len(chunk)
+            if chunk == _ZEROS[: len(chunk)]:
+                file.seek(len(chunk), os.SEEK_CUR)  # a hole: sparse files stay sparse
+            else:
+                _write_all(file.fileno(), chunk)
+        file.truncate(size)
+        os.fchmod(descriptor, info.mode & _MODE)
+        os.utime(descriptor, (info.mtime, info.mtime))
+    _exactly(stream, -size % BLOCK)
+
+
+def _write_all(descriptor: int, chunk: bytes) -> None:
+    view = memoryview(chunk)
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
+def _exactly(stream: Readable, size: int) -> bytes:
+    pieces: list[bytes] = []
+    while size:
+        piece = stream.read(size)
+        if not piece:
+            raise ArchiveError("the archive ends too early")
+        pieces.append(piece)
+        size -= len(piece)
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+def _extended(stream: Readable, size: int) -> dict[str, str]:
+    """The records `LENGTH KEY=VALUE`, newline, of an extended header, whose LENGTH counts itself (POSIX pax)."""
+    if not 0 < size <= HEADER_LIMIT:
+        raise ArchiveError(f"an extended header of {size} bytes")
+    data = _exactly(stream, size)
+    _exactly(stream, -size % BLOCK)
+    records: dict[str, str] = {}
+    while data:
+        digits, space, _ = data.partition(b" ")
+        length = int(digits) if space and digits.isdigit() and len(digits) < 6 else 0  # noqa: PLR2004 - HEADER_LIMIT
+        key, equals, value = data[len(digits) + 1 : length - 1].partition(b"=")
+        if not equals or data[length - 1 : length] != b"\n":
+            raise ArchiveError("damaged extended header")
+        records[key.decode("utf-8", "surrogateescape")] = value.decode("utf-8", "surrogateescape")
+        data = data[length:]
+    return records
