@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
-from urllib.parse import quote, quote_from_bytes, urlencode, urlsplit
+from urllib.parse import quote, quote_from_bytes, unquote, urlencode, urlsplit
 
 from runner.errors import JobFaultError, TemporaryError
 from runner.retry import RetryPolicy
@@ -123,7 +123,8 @@ class Gateway:
             response.read(ANSWER_LIMIT_BYTES)
             return None
         archive = response.headers.get(transfer.ARCHIVE_FORMAT_HEADER, "")
-        return CacheEntry(response.headers.get(transfer.CACHE_KEY_HEADER, key), archive, response)
+        found = response.headers.get(transfer.CACHE_KEY_HEADER)
+        return CacheEntry(key if found is None else unquote(found), archive, response)
 
     def close(self) -> None:
         """Close the connection; the next request opens another."""

@@ -81,4 +81,5 @@ class Exit(IntEnum):
     JOB_FAULT = 1  # wrong ref, refused credentials, missing artifact, unsafe archive path: the job's own
     TEMPFAIL = 75
     TIMEOUT = 124  # as in timeout(1)
+    SHIM = 125  # the shim itself failed (as in timeout(1)): a full disk, a damaged fragment
     CANCELED = 143  # 128+SIGTERM: the shim was told to stop

@@ -245,6 +245,10 @@ def _canceled(seen: Pod, stop: str) -> Outcome:
 
 
 def _run_failed(seen: Pod, run: Container, end: End) -> Outcome:
+    return _shim_failed(seen, end) or _steps_failed(seen, run, end)
+
+
+def _steps_failed(seen: Pod, run: Container, end: End) -> Outcome:
     code = end.exit_code
     if end.reason == STATUS_UNKNOWN or code is None:
         message = "the node lost the run container and cannot say how it ended"
@@ -265,6 +269,15 @@ def _run_failed(seen: Pod, run: Container, end: End) -> Outcome:
         name = f"SIG{_SIGNALS[code - _SIGNAL_BASE - 1]}"
         return _failed(seen, Fault.JOB, "signal", f"{what} was killed by {name} (exit code {code}){services}", code)
     return _failed(seen, Fault.JOB, "exit", f"{what} ended with exit code {code}{services}", code)
+
+
+def _shim_failed(seen: Pod, end: End) -> Outcome | None:
+    """By the shim's own word. A job may forge it, and gains nothing but a retry of what fails."""
+    report = parse_report(RunReport, end.message)
+    if end.exit_code != Exit.SHIM or report is None or report.reason != "shim":
+        return None
+    message = f"the steps could not be run: {one_line(report.message) or 'the shim failed'}"
+    return _failed(seen, Fault.PLATFORM, "shim", message, Exit.SHIM)
 
 
 def _ran_out(seen: Pod, end: End) -> bool:

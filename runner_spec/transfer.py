@@ -5,14 +5,16 @@ Standard library only: both sides import it.
 Every request carries `Authorization: Bearer <projected token>`; the gateway knows from the token which pod, and so
 which job, attempt and cache scope, is talking: none of them is named in a path.
 
-| request                                       | body          | answer                                                  |
-|-----------------------------------------------|---------------|---------------------------------------------------------|
-| `PUT  /runner/v1/artifacts/{artifact}/{path}` | sealed        | 201 `{"size", "sha256"}`                                |
-| `PUT  /runner/v1/manifest`                    | JSON          | 204; `report.UploadReport` in full, stored as given     |
-| `PUT  /runner/v1/caches/{key}`                | sealed        | 201; 200 `{"stored": false}` when the key exists        |
-| `HEAD /runner/v1/caches/{key}`                |               | 200 or 404: is a save needless?                         |
-| `GET  /runner/v1/caches?key=…&fallback=…`     |               | 200 sealed + `Dynapod-Cache-Key`, or 404; `fallback` may be repeated: prefixes in order; the newest entry wins |
-| `PUT  /runner/v1/masks`                       | JSON `{"values": [base64, …]}` | 204; values the worker must mask in this attempt's logs |
+| request                                       | body                    | answer                                     |
+|-----------------------------------------------|-------------------------|--------------------------------------------|
+| `PUT  /runner/v1/artifacts/{artifact}/{path}` | sealed                  | 201 `{"size", "sha256"}`                   |
+| `PUT  /runner/v1/manifest`                    | JSON: `UploadReport`    | 204; stored as given                       |
+| `PUT  /runner/v1/caches/{key}`                | sealed                  | 201; 200 `{"stored": false}`: it exists |
+| `HEAD /runner/v1/caches/{key}`                |                         | 200 or 404: is a save needless?            |
+| `GET  /runner/v1/caches?key=…&fallback=…`     |                         | 200 sealed + `Dynapod-Cache-Key`, or 404   |
+| `PUT  /runner/v1/masks`                       | `{"values": [base64…]}` | 204; to hide in this attempt's logs        |
+
+`fallback` may be repeated: prefixes, in order; of the entries under one the newest wins.
 
 Path segments are percent-encoded; `{path}` keeps its slashes. Errors are JSON `{"error": "…", "remedy": "…"}`:
 400 malformed, 401 no or bad token, 403 not this pod's, 404, 409 conflict, 413 over quota, 422 the seal does not match

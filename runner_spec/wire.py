@@ -56,7 +56,7 @@ def masks_key(job_id: str, attempt: int) -> str:
 
 
 def log_stream_key(job_id: str, attempt: int, container: str) -> str:
-    """Live log of one container: a stream of `o` (offset of the first byte) and `d` (bytes, as Kubernetes sends them)."""
+    """Live log of one container: a stream of `o` (offset of the first byte) and `d` (bytes as Kubernetes sends)."""
     return f"{PREFIX}log:{job_id}:{attempt}:{container}"
 
 

@@ -238,8 +238,8 @@ def test_a_log_stream_that_is_cut_is_an_error_not_an_end() -> None:
     async def test() -> None:
         got = b""
         async with serving(Server(cut)) as api:
-            with pytest.raises(ApiError) as caught:
-                async for chunk in api.stream_log("p", "run"):  # noqa: PT012 - what came before the cut counts too
+            with pytest.raises(ApiError) as caught:  # noqa: PT012 - what came before the cut counts too
+                async for chunk in api.stream_log("p", "run"):
                     got += chunk
         assert got == b"2026-01-01T00:00:00Z half"
         assert caught.value.temporary

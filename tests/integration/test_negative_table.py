@@ -146,6 +146,7 @@ async def never_executed(here: World, status: JobStatus) -> None:
 NOTE = [{"name": "note", "paths": ["note.txt"], "when": "always"}]
 IGNORES_TERM = "echo kept > note.txt; trap '' TERM; while :; do sleep 0.2 || :; done"
 SPLIT = "printf 'whole %s\\n' \"$T\"; printf 'split hunter2'; sleep 0.3; printf 'hunter2\\n'"
+RAW = "printf '\\377\\376\\200 bytes\\n'"
 MANY = "python3 -c 'for n in range(200000): print(\"line\", n)'"
 
 TABLE = [
@@ -180,7 +181,7 @@ TABLE = [
         submits("#" * 1024 * 1024),
         "rejected", "job", "description", r"262,?144",
     ),
-    Row("output that is no text", submits("printf '\\377\\376\\200 bytes\\n'"), "succeeded", "none", "ok", r"", raw_bytes_stored),
+    Row("output that is no text", submits(RAW), "succeeded", "none", "ok", r"", raw_bytes_stored),
     Row("200,000 log lines", submits(MANY), "succeeded", "none", "ok", r"", all_lines_stored),
     Row(
         "secret printed whole and split over two writes",
@@ -189,7 +190,7 @@ TABLE = [
     ),
     Row("hostile job id", hostile_id, "succeeded", "none", "ok", r""),
     Row("pickle on the queue", pickled, "rejected", "job", "payload", r"serializer='json'", never_executed),
-    Row("foreign function on the queue", foreign_function, "rejected", "job", "function", r"os\.system", never_executed),
+    Row("foreign function", foreign_function, "rejected", "job", "function", r"os\.system", never_executed),
 ]  # fmt: skip
 
 

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+from runner_spec import storage
 from worker.cli.embedded import Embedded, embedded
 from worker.client import JobClient
 from worker.job_status import JobStatus
@@ -38,21 +39,17 @@ class World:
         return [line.text async for line in self.client.logs(job, attempt, container=container)]
 
     async def artifact_names(self, job: str) -> list[str]:
-        found = []
-        async for meta in self.parts.store.list(""):
-            if "/artifacts/" in meta.path:
-                found.append(meta.path.split("/artifacts/")[1])
-        del job
-        return sorted(found)
+        found = [meta.path async for meta in self.parts.store.list(storage.artifacts_prefix(job, 1))]
+        return sorted(path.split("/artifacts/")[1] for path in found)
 
     async def enqueue_raw(self, job_id: str | bytes, data: bytes) -> None:
         """What a producer in any language does: three commands."""
         key = b"rq:job:" + (job_id if isinstance(job_id, bytes) else job_id.encode())
         now = time.strftime("%Y-%m-%dT%H:%M:%S.000000Z", time.gmtime())
         fields = {"data": data, "status": "queued", "origin": "jobs", "created_at": now, "enqueued_at": now}
-        await self.parts.redis.hset(key, mapping=fields)  # type: ignore[arg-type, misc]
-        await self.parts.redis.sadd("rq:queues", "rq:queue:jobs")  # type: ignore[misc]
-        await self.parts.redis.rpush("rq:queue:jobs", job_id)  # type: ignore[misc]
+        await self.parts.redis.hset(key, mapping=fields)  # type: ignore[arg-type]
+        await self.parts.redis.sadd("rq:queues", "rq:queue:jobs")
+        await self.parts.redis.rpush("rq:queue:jobs", job_id)
 
 
 @asynccontextmanager
