@@ -635,3 +635,11 @@ def test_only_services_remain_after_a_failed_checkout() -> None:
     pod = pods.runs(pods.bound(pods.new_pod()), "db", 2)
     assert not only_services_remain(pod)
     assert only_services_remain(pods.ends(pod, "checkout", 1, 3, 5))
+
+
+def test_a_shim_that_failed_itself_is_the_platforms_fault() -> None:
+    said = to_json(RunReport(reason="shim", message="no space left on the state volume"))
+    outcome = ended(pods.over(125, message=said))
+    assert (outcome.fault, outcome.reason) == (Fault.PLATFORM, "shim")
+    assert "no space left" in outcome.message
+    assert ended(pods.over(125)).fault is Fault.JOB

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -36,16 +36,9 @@ def play(scenario: Scenario) -> None:
     asyncio.run(session())
 
 
-@pytest.fixture(scope="module")
-def server_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with redis_server.start_server(tmp_path_factory.mktemp("redis")) as server:
-        yield server.url
-
-
 def play_on(url: str, scenario: Scenario) -> None:
     async def session() -> None:
         async with redis_server.connect(url) as connections:
-            await connections.control.flushdb()
             await scenario(JobClient(connections.control), connections)
 
     asyncio.run(session())
@@ -70,7 +63,7 @@ def test_a_submitted_job_can_be_claimed() -> None:
 
 @pytest.mark.redis
 @pytest.mark.parametrize("unique", [False, True])
-def test_submit_writes_what_rqs_own_enqueue_writes(server_url: str, *, unique: bool) -> None:
+def test_submit_writes_what_rqs_own_enqueue_writes(redis_url: str, *, unique: bool) -> None:
     async def scenario(client: JobClient, connections: Connections) -> None:
         await client.submit(DESCRIPTION, job_id="ours", unique=unique, queue="builds")
         queue = Queue("builds", connection=connections.sync, serializer="json")
@@ -87,7 +80,7 @@ def test_submit_writes_what_rqs_own_enqueue_writes(server_url: str, *, unique: b
         fetched = Job.fetch("ours", connection=connections.sync, serializer="json")
         assert (fetched.args, fetched.get_position()) == ([DESCRIPTION], 0)
 
-    play_on(server_url, scenario)
+    play_on(redis_url, scenario)
 
 
 def test_a_unique_job_is_enqueued_once() -> None:
@@ -147,7 +140,7 @@ def test_an_unknown_job_is_an_error_that_names_it() -> None:
 
 @pytest.mark.redis
 @pytest.mark.parametrize("status", ["queued", "deferred", "scheduled"])
-def test_a_waiting_job_is_canceled_as_rq_cancels_it(server_url: str, status: str) -> None:
+def test_a_waiting_job_is_canceled_as_rq_cancels_it(redis_url: str, status: str) -> None:
     registries = {"deferred": "rq:deferred:jobs", "scheduled": "rq:scheduled:jobs"}
 
     async def scenario(client: JobClient, connections: Connections) -> None:
@@ -167,11 +160,11 @@ def test_a_waiting_job_is_canceled_as_rq_cancels_it(server_url: str, status: str
         keys = {b"rq:job:ours", b"rq:job:rqs", b"rq:queues", b"rq:canceled:jobs"}
         assert set(connections.sync.keys("*")) == keys
 
-    play_on(server_url, scenario)
+    play_on(redis_url, scenario)
 
 
 @pytest.mark.redis
-def test_a_running_job_is_asked_to_stop_durably_and_at_once(server_url: str) -> None:
+def test_a_running_job_is_asked_to_stop_durably_and_at_once(redis_url: str) -> None:
     async def scenario(client: JobClient, connections: Connections) -> None:
         put_job(connections, 'odd "id"', "started", worker_name="w1")
         pubsub = connections.sync.pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call]
@@ -185,7 +178,7 @@ def test_a_running_job_is_asked_to_stop_durably_and_at_once(server_url: str) -> 
         assert connections.sync.get(wire.stop_key('odd "id"')) == b"me@here"
         assert connections.sync.hget('rq:job:odd "id"', "status") == b"started"
 
-    play_on(server_url, scenario)
+    play_on(redis_url, scenario)
 
 
 @pytest.mark.parametrize("status", ["finished", "failed", "stopped", "canceled"])

@@ -1,7 +1,6 @@
 """`dynapod dev`: queue, cluster, gateway and worker on this machine, until Ctrl-C."""
 
 import asyncio
-import json
 import signal
 from contextlib import ExitStack
 from pathlib import Path
@@ -75,7 +74,7 @@ async def _until(leaving: asyncio.Event, it: "Embedded") -> None:
 
 def _welcome(it: "Embedded", redis_url: str, state: Path) -> list[str]:
     kubeconfig = state / "kubeconfig"
-    _write_private(kubeconfig, json.dumps(it.cluster.kubeconfig(), indent=2))
+    it.cluster.write_kubeconfig(kubeconfig)
     return [
         *it.notices,
         "",
@@ -88,10 +87,3 @@ def _welcome(it: "Embedded", redis_url: str, state: Path) -> list[str]:
         f"The cluster: kubectl --kubeconfig {kubeconfig} get pods",
         "Ctrl-C ends everything; the queue is kept.",
     ]
-
-
-def _write_private(path: Path, text: str) -> None:
-    """Only its owner may read it: the kubeconfig holds the key to the cluster."""
-    path.touch(mode=0o600)
-    path.chmod(0o600)  # an older file may have had another mode
-    path.write_text(text, encoding="utf-8")

@@ -20,7 +20,8 @@ def doing(status: JobStatus) -> str:
     """What the job does now, in one line: its verdict, its stage, or what it waits for."""
     if status.ended:
         ending = read_ending(status)
-        return ending.verdict + (f" ({ending.reason})" if ending.reason not in {"", ending.verdict} else "")
+        telling = ending.verdict != "succeeded" and ending.reason not in {"", ending.verdict}
+        return ending.verdict + (f", {display_text(ending.reason)}" if telling else "")
     return why_it_waits(status) or f"running: {display_text(status.stage)}"
 
 
@@ -31,7 +32,7 @@ def status_lines(status: JobStatus, now: float, paint: Paint = PLAIN) -> list[st
         ("job", display_text(status.id)),
         ("name", display_text(status.name)),
         ("queue", display_text(status.queue)),
-        ("status", f"{status.status}: {doing(status)}{since}"),
+        ("status", f"{doing(status)}{since} ({status.status})"),
         ("attempt", str(status.attempt or "")),
         ("pod", display_text(status.pod)),
         ("worker", display_text(status.worker)),

@@ -35,17 +35,10 @@ timeout: 5 parsecs
 pytestmark = pytest.mark.redis
 
 
-@pytest.fixture(scope="module")
-def server_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with redis_server.start_server(tmp_path_factory.mktemp("redis")) as server:
-        yield server.url
-
-
 @pytest.fixture
-def redis(server_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[SyncClient]:
-    monkeypatch.setenv("DYNAPOD_REDIS_URL", server_url)
-    connections = redis_server.connect(server_url)
-    connections.sync.flushdb()
+def redis(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[SyncClient]:
+    monkeypatch.setenv("DYNAPOD_REDIS_URL", redis_url)
+    connections = redis_server.connect(redis_url)
     yield connections.sync
     asyncio.run(connections.aclose())
 
@@ -174,7 +167,7 @@ def test_submit_takes_paths_of_this_machine_when_asked(redis: SyncClient, tmp_pa
 @pytest.mark.usefixtures("redis")
 def test_status_says_why_a_job_waits(good: str) -> None:
     job = dynapod("submit", "--job-id", "j", good).output.strip()
-    assert "status    queued: waiting for a worker: none serves queue 'jobs'" in dynapod("status", job).output
+    assert "status    waiting for a worker: none serves queue 'jobs' (queued)" in dynapod("status", job).output
     document = json.loads(dynapod("status", "--json", job).output)
     assert (document["status"], document["doing"]) == ("queued", "waiting for a worker: none serves queue 'jobs'")
 

@@ -1,0 +1,73 @@
+# Everything happens in this folder: the virtual environment in .venv, all else in .dynapod.
+# Needs python3 (3.11 or newer) with its venv module, git and make. `make PYTHON=/path/to/python3` takes another one.
+PYTHON ?= python3
+# Extra arguments for pytest, and which tests: make test TESTS=tests/runner PYTEST_ARGS=-x
+PYTEST_ARGS ?= -n auto
+TESTS ?= tests
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.complete
+WORK := .dynapod
+SOURCES := adapters devcluster gateway runner runner_spec worker tests examples
+
+# Tests and tools see an empty home folder: nobody's git or pip configuration decides whether they pass.
+# Not for making the environment itself: a python3 that is a shim of a version manager finds itself through HOME.
+QUIET_HOME := HOME=$(CURDIR)/$(WORK)/home XDG_CONFIG_HOME= XDG_CACHE_HOME= XDG_STATE_HOME=
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo test test-cluster check format lock clean
+
+help: ## Show this list
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+# From the lock alone, with hashes, so that today's environment is also next year's. --clear: no leftovers of an older lock.
+$(STAMP): requirements/dev.txt pyproject.toml
+	@$(PYTHON) -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "make: $(PYTHON) must be Python 3.11 or newer with venv (Debian: apt install python3-venv)" >&2; exit 1; }
+	@echo "Setting up $(VENV) (once)"
+	@$(PYTHON) -m venv --clear $(VENV)
+	@mkdir -p $(WORK)/home
+	@$(QUIET_HOME) $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-cache-dir \
+		--require-hashes -r requirements/dev.txt
+	@$(QUIET_HOME) $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-cache-dir \
+		--no-deps --no-build-isolation -e .
+	@touch $@
+
+demo: $(STAMP) ## Run dynapod.yaml for real on this machine, then install the wheel it built
+	@rm -rf $(WORK)/artifacts $(WORK)/proof
+	$(BIN)/dynapod run dynapod.yaml --state $(WORK)/state --output $(WORK)/artifacts
+	@$(BIN)/python -m venv $(WORK)/proof
+	@$(WORK)/proof/bin/python -m pip install --quiet --disable-pip-version-check --no-index --no-deps \
+		$(WORK)/artifacts/wheel/dist/*.whl
+	@echo "The wheel, installed into an empty environment:"
+	@cd $(WORK)/proof && PYTHONPATH="$$(../../$(BIN)/python -c 'import click; print(*click.__path__[0].rsplit("/", 1)[:1])')" \
+		bin/dynapod --version
+
+test: $(STAMP) ## Run all tests that need no cluster
+	@mkdir -p $(WORK)/home
+	$(QUIET_HOME) $(BIN)/python -m pytest $(PYTEST_ARGS) -m "not cluster" $(TESTS)
+
+test-cluster: $(STAMP) ## Run the tests that need a Kubernetes cluster, the one that KUBECONFIG names
+	@test -n "$$KUBECONFIG" || { echo "make: set KUBECONFIG to a cluster's credentials file" >&2; exit 1; }
+	$(BIN)/python -m pytest -m cluster $(TESTS)
+
+check: $(STAMP) ## Lint, formatting, types, layers: what CI checks
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(STAMP) ## Format the code and fix what can be fixed by a machine
+	$(BIN)/ruff check --fix-only $(SOURCES)
+	$(BIN)/ruff format $(SOURCES)
+
+# Needs uv (https://docs.astral.sh/uv). Upgrade one package: make lock LOCK_ARGS='--upgrade-package redis'
+LOCK := uv pip compile --quiet --generate-hashes --universal --no-emit-index-url --python-version 3.11 \
+	--custom-compile-command "make lock" $(LOCK_ARGS)
+lock: ## Lock the dependencies of pyproject.toml anew (needs uv)
+	$(LOCK) pyproject.toml -o requirements/runtime.txt
+	$(LOCK) pyproject.toml --group test --group check --group build -o requirements/dev.txt
+
+clean: ## Remove everything that make and dynapod made here
+	rm -rf $(VENV) $(WORK) build dist .mypy_cache .ruff_cache .hypothesis .import_linter_cache
