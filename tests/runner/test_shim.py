@@ -301,7 +301,9 @@ def test_a_step_does_not_inherit_ignored_signals(shim: Shim) -> None:
     ran = shim.run(
         [("a", "while read -r key value; do [ $key != SigIgn: ] || echo ignored $value; done </proc/self/status")]
     )
-    assert ran.lines[1] == "ignored 0000000000000000"
+    word, mask = ran.lines[1].split()
+    # Signals 1 to 31: 32 and 33 are the C library's own, and whoever started the tests may have left them ignored.
+    assert (word, int(mask, 16) & 0x7FFFFFFF) == ("ignored", 0)
 
 
 def test_python_in_a_step_sees_keyboard_interrupts(shim: Shim) -> None:
