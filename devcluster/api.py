@@ -70,6 +70,7 @@ class Api:
         self._kubelet = kubelet
         self._tokens = tokens
         self._authorization = f"Bearer {admin_token}".encode()
+        self._prefix = token_prefix(admin_token)
         self._audit = audit
         self._faults = faults
         self._closing = asyncio.Event()
@@ -77,22 +78,29 @@ class Api:
     def application(self) -> web.Application:
         """The routes."""
         app = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[self._outer])
-        add = app.router.add_route
+        for prefix in ("", self._prefix):
+            self._add_routes(app, prefix)
+        return app
+
+    def _add_routes(self, app: web.Application, prefix: str) -> None:
+        def add(method: str, path: str, handler: Handler) -> None:
+            app.router.add_route(method, prefix + path, handler)
+
+        group, objects = f"/apis/{TOKEN_REVIEWS.group}", "/api/v1/namespaces/{namespace}/{resource}"
         for path in ("/healthz", "/livez", "/readyz"):
             add("GET", path, _healthy)
         add("GET", "/version", _document(discovery.version))
         add("GET", "/api", self._core_versions)
         add("GET", "/apis", _document(discovery.groups))
         add("GET", "/api/v1", _document(discovery.core_resources))
-        add("GET", f"/apis/{TOKEN_REVIEWS.group}", _document(discovery.group))
-        add("GET", f"/apis/{TOKEN_REVIEWS.group}/v1", _document(discovery.group_resources))
-        add("POST", f"/apis/{TOKEN_REVIEWS.group}/v1/tokenreviews", self._review_token)
-        add("*", "/api/v1/namespaces/{namespace}/{resource}/{name}/{subresource}", self._object)
-        add("*", "/api/v1/namespaces/{namespace}/{resource}/{name}", self._object)
-        add("*", "/api/v1/namespaces/{namespace}/{resource}", self._collection)
+        add("GET", group, _document(discovery.group))
+        add("GET", f"{group}/v1", _document(discovery.group_resources))
+        add("POST", f"{group}/v1/tokenreviews", self._review_token)
+        add("*", objects + "/{name}/{subresource}", self._object)
+        add("*", objects + "/{name}", self._object)
+        add("*", objects, self._collection)
         add("*", "/api/v1/{resource:namespaces}/{name}", self._object)
         add("*", "/api/v1/{resource}", self._collection)
-        return app
 
     def close(self) -> None:
         """End all watches."""
@@ -131,6 +139,8 @@ class Api:
 
     def _authenticate(self, request: web.Request) -> None:
         given = request.headers.get("Authorization", "").encode()
+        if request.path.startswith(f"{self._prefix}/"):
+            return
         if request.path not in _OPEN_PATHS and not hmac.compare_digest(given, self._authorization):
             raise unauthorized()
 
@@ -259,6 +269,11 @@ class Api:
         if request.query.get("dryRun") == "All":
             return Version(resource, obj)
         return self._registry.replace(resource, key, obj)
+
+
+def token_prefix(token: str) -> str:
+    """A path below which requests are authorised by the path itself: kubectl sends no token over plain HTTP."""
+    return f"/as/{token}"
 
 
 async def _healthy(_request: web.Request) -> web.Response:

@@ -13,7 +13,7 @@ from typing import Any, Final, TextIO
 
 from aiohttp import web
 
-from devcluster.api import Api
+from devcluster.api import Api, token_prefix
 from devcluster.audit import AuditEntry, AuditLog, FaultPlan
 from devcluster.kubelet import DEFAULT_NODE_NAME, Kubelet
 from devcluster.registry import DEFAULT_ACCOUNT, Registry
@@ -168,26 +168,44 @@ class DevCluster:
         """How many pods there are."""
         return len(self.store[PODS])
 
-    def kubeconfig(self, namespace: str | None = None) -> dict[str, Any]:
-        """A kubeconfig for the administrator, as `load_kube_config_from_dict` and kubectl read it."""
+    def evict(self, namespace: str, name: str, *, reason: str = "Evicted", message: str | None = None) -> bool:
+        """End a pod as its kubelet does when the node runs short of memory: phase Failed, reason Evicted.
+
+        Writing such a status through the API does not end a pod: as in a real cluster, the kubelet takes it back.
+
+        Returns:
+            Whether there was a running pod of this name.
+        """
+        version = self.store[PODS].get((namespace, name))
+        if version is None:
+            return False
+        why = message or "The node was low on resource: memory. Threshold quantity: 100Mi, available: 50Mi. "
+        return self._kubelet.evict(version.obj["metadata"]["uid"], reason, why)
+
+    def kubeconfig(self, namespace: str | None = None, *, for_kubectl: bool = False) -> dict[str, Any]:
+        """A kubeconfig for the administrator.
+
+        `for_kubectl`: with the token in the server's path too. kubectl (client-go) drops tokens on plain HTTP.
+        """
         name = "devcluster"
         place = namespace or (self._namespaces[0] if self._namespaces else "default")
+        server = (self._advertise or self.url) + (token_prefix(self._token) if for_kubectl else "")
         return {
             "apiVersion": "v1",
             "kind": "Config",
-            "clusters": [{"name": name, "cluster": {"server": self._advertise or self.url}}],
+            "clusters": [{"name": name, "cluster": {"server": server}}],
             "users": [{"name": name, "user": {"token": self._token}}],
             "contexts": [{"name": name, "context": {"cluster": name, "user": name, "namespace": place}}],
             "current-context": name,
         }
 
     def write_kubeconfig(self, path: Path) -> None:
-        """Write it (JSON is YAML), readable by this user only."""
+        """Write one for kubectl (and every other client; JSON is YAML), readable by this user only."""
         with suppress(FileNotFoundError):
             path.unlink()
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(fd, "w", encoding="utf-8") as file:
-            json.dump(self.kubeconfig(), file, indent=1)
+            json.dump(self.kubeconfig(for_kubectl=True), file, indent=1)
 
     def _pod_lives(self, namespace: str, name: str, uid: str) -> bool:
         version = self.store[PODS].get((namespace, name))

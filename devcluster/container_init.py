@@ -63,7 +63,8 @@ class LogWriter:
                 out += (self._stamp(now), middle, b"P ", line[:PARTIAL_BYTES], b"\n")
                 line = line[PARTIAL_BYTES:]  # noqa: PLW2901 - the remainder of the same line
             now += 1
-            out += (self._stamp(now), middle, b"F ", line, b"\n")
+            # containerd's line reader takes "\r\n" for a line's end too.
+            out += (self._stamp(now), middle, b"F ", line.removesuffix(b"\r"), b"\n")
         while len(rest) > PARTIAL_BYTES:
             now += 1
             out += (self._stamp(now), middle, b"P ", rest[:PARTIAL_BYTES], b"\n")

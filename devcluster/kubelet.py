@@ -15,7 +15,7 @@ from devcluster.deletion import DeleteOptions
 from devcluster.environment import Lookup
 from devcluster.event_recorder import SCHEDULER, EventRecorder
 from devcluster.node import ContainerRecord
-from devcluster.pod_status import TERMINAL, Terminated, Waiting
+from devcluster.pod_status import Terminated, Waiting
 from devcluster.pod_worker import PodWorker
 from devcluster.registry import Registry
 from devcluster.resources import PODS, SERVICE_ACCOUNTS, Object, Resource
@@ -131,8 +131,8 @@ class Kubelet:
         if "deletionTimestamp" in metadata:
             worker.stop(float(metadata["deletionGracePeriodSeconds"]))
             return
-        if status.get("phase") in TERMINAL:
-            worker.evict(status["phase"], status.get("reason", ""), status.get("message", ""))
+        if status != worker.written_status:
+            worker.reconcile()
         worker.follow(pod)
 
     def removed(self, pod: Object) -> None:
@@ -146,6 +146,11 @@ class Kubelet:
             self._task(self._forget(uid))
         else:
             worker.stop(0)  # deleted by force: the API has forgotten it, its processes still have to go
+
+    def evict(self, uid: str, reason: str, message: str) -> bool:
+        """End a pod as the kubelet itself does when its node runs short; whether there was something to end."""
+        worker = self._workers.get(uid)
+        return worker is not None and worker.evict(reason, message)
 
     # What a pod's worker asks.
 

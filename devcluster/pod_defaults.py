@@ -25,6 +25,8 @@ def apply_defaults(pod: Object) -> None:
     ):
         spec.setdefault(name, value)
     spec.setdefault("securityContext", {})
+    if spec["terminationGracePeriodSeconds"] < 0:
+        spec["terminationGracePeriodSeconds"] = 1  # as the apiserver stores it
     account = spec.get("serviceAccountName") or spec.get("serviceAccount") or "default"
     spec["serviceAccountName"] = spec["serviceAccount"] = account
     if "tolerations" not in spec:  # admission plugin DefaultTolerationSeconds

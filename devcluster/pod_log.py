@@ -26,14 +26,13 @@ async def stream_log(request: web.Request, pod: Object, kubelet: Kubelet) -> web
     """
     options = log_options(request.query, pod["metadata"]["name"], time.time())
     container = select_container(pod, request.query.get("container", ""))
-    response = web.StreamResponse(headers={"Content-Type": "text/plain", "Cache-Control": "no-cache, private"})
     if not pod["spec"].get("nodeName"):
-        await response.prepare(request)
-        return response  # not scheduled: nothing, and no error, as the apiserver
+        return web.Response(status=204)  # not scheduled: nothing, and no error, as the apiserver
     try:
         log = kubelet.log(pod, container, previous=boolean(request.query, "previous"))
     except LogUnavailableError as error:
         raise bad_request(str(error)) from error
+    response = web.StreamResponse(headers={"Content-Type": "text/plain", "Cache-Control": "no-cache, private"})
     await response.prepare(request)
     await response.write(b"")
     async for chunk in read_log(log, options):

@@ -2,7 +2,7 @@
 
 The flow, in order: volumes; init containers, one after the other (a sidecar only has to be started); the main
 containers; when they have ended, the sidecars are told to stop, in reverse order; last, the pod's final status. It is
-cut short by a deletion, the pod's deadline, or somebody setting a terminal phase (eviction): then the containers are
+cut short by a deletion, the pod's deadline or an eviction: then the containers are
 stopped within the grace period, main ones first. As pkg/kubelet/kuberuntime (termination order, grace) does.
 """
 
@@ -16,12 +16,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
+from devcluster.clock import timestamp
 from devcluster.environment import resolve_environment
 from devcluster.node import ContainerRecord, Node
 from devcluster.pod_fields import Role, containers_by_role
 from devcluster.pod_status import (
     FAILED,
-    TERMINAL,
     PodFacts,
     Running,
     Terminated,
@@ -42,6 +42,8 @@ MIN_GRACE_SECONDS: Final = 2.0
 # ones change several times at once, and under load the event loop needs more than 5 ms to go through them.
 _COALESCE_SECONDS: Final = 0.005
 _COALESCE_LOAD_SECONDS: Final = 0.05
+# A status that somebody else wrote stays up to this long; the kubelet's status manager looks every 10 s.
+_RECONCILE_SECONDS: Final = 5.0
 _START_ERROR_CODE: Final = 128
 _IMAGE_BACK_OFF_SECONDS: Final = 1.0
 _MAX_BACK_OFF_SECONDS: Final = 300.0
@@ -69,6 +71,9 @@ class PodWorker:
         self._supervisors: list[asyncio.Task[None]] = []
         self._sync_timer: asyncio.TimerHandle | None = None
         self._rotation: asyncio.TimerHandle | None = None
+        self._reconciliation: asyncio.TimerHandle | None = None
+        self._disruption = ""  # why the node ends the pod
+        self.written_status: dict[str, Any] = {}
 
     async def run(self) -> None:
         """Run the pod to its end and report it."""
@@ -96,11 +101,19 @@ class PodWorker:
         self._stop.set()
         self._hurry.set()
 
-    def evict(self, phase: str, reason: str, message: str) -> None:
-        """Somebody has declared the pod's end: stop it, and keep what they said."""
-        if not self._ended and self._end[0] is None:
-            self._end = (phase, reason, message)
-            self.stop(self._grace)
+    def evict(self, reason: str, message: str) -> bool:
+        """End the pod as the node's own decision (eviction); False when it is ending already."""
+        if self._ended or self._stop.is_set():
+            return False
+        self._end = (FAILED, reason, message)
+        self._disruption = message
+        self.stop(self._grace)
+        return True
+
+    def reconcile(self) -> None:
+        """Somebody else wrote the pod's status: write our own again, after a while, as the kubelet does."""
+        if not self._ended and self._reconciliation is None:
+            self._reconciliation = asyncio.get_running_loop().call_later(_RECONCILE_SECONDS, self._sync)
 
     def kill(self) -> None:
         """SIGKILL everything, now."""
@@ -397,15 +410,14 @@ class PodWorker:
 
     def _sync(self) -> None:
         """Write the status, if it says something new."""
-        if self._sync_timer is not None:
-            self._sync_timer.cancel()
-            self._sync_timer = None
+        for timer in (self._sync_timer, self._reconciliation):
+            if timer is not None:
+                timer.cancel()
+        self._sync_timer = self._reconciliation = None
         pod = self._node.pod(self.uid)
         if pod is None:
             return
         old = pod.get("status", {})
-        if old.get("phase") in TERMINAL and not self._ended:
-            return  # declared by somebody else; the final status follows when everything has stopped
         phase, reason, message = self._end
         views = tuple(record.view for record in self.records)
         facts = PodFacts(
@@ -420,5 +432,20 @@ class PodWorker:
             message=message,
         )
         status = pod_status(facts, old, time.time())
+        if self._disruption and self._ended:
+            status["conditions"].append(_disrupted(self._disruption))
+        self.written_status = status
         if status != old:
             self._node.write_status(self.uid, status)
+
+
+def _disrupted(message: str) -> dict[str, Any]:
+    """The condition by which a real kubelet marks an eviction."""
+    return {
+        "type": "DisruptionTarget",
+        "status": "True",
+        "lastProbeTime": None,
+        "lastTransitionTime": timestamp(),
+        "reason": "TerminationByKubelet",
+        "message": message,
+    }

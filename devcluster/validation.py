@@ -100,8 +100,6 @@ def _spec(spec: Item) -> Iterator[Cause]:
         yield refused(
             "spec.restartPolicy", f"this embedded cluster runs pods to their end only: set it to Never, not {policy}"
         )
-    if spec["terminationGracePeriodSeconds"] < 0:
-        yield wrong("spec.terminationGracePeriodSeconds", spec["terminationGracePeriodSeconds"], _NOT_NEGATIVE)
     deadline = spec.get("activeDeadlineSeconds")
     if deadline is not None and not 1 <= deadline < 2**31:
         yield wrong("spec.activeDeadlineSeconds", deadline, "must be between 1 and 2147483647, inclusive")

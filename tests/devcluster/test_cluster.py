@@ -18,7 +18,7 @@ from devcluster.cluster import NOTICE, ClusterError, DevCluster
 from devcluster.process_runtime import ProcessRuntime
 from devcluster.sleep_runtime import SleepRuntime
 from devcluster.status_error import StatusError
-from tests.devcluster.conformance.api_client import Client, Json, asynchronous, pod
+from tests.devcluster.conformance.api_client import Client, Json, asynchronous, pod, terminated
 from tests.devcluster.local_cluster import local_cluster
 
 ROOT = Path(__file__).parents[2]
@@ -134,6 +134,22 @@ async def test_faults_happen_where_they_are_planned(tmp_path: Path) -> None:
 
 
 @asynchronous
+async def test_an_evicted_pod_has_its_grace_and_says_why(tmp_path: Path) -> None:
+    async with local_cluster(tmp_path) as (cluster, client):
+        await client.create(pod(client, "a", "trap 'exit 0' TERM; echo up; while :; do sleep 0.1; done", grace=10))
+        await client.running("a")
+        await client.logged("a", b"up")
+        assert cluster.evict("default", "a", message="low on disk")
+        found = await client.ended("a")
+        assert terminated(found, "run")["exitCode"] == 0
+        assert [found["status"][key] for key in ("phase", "reason", "message")] == ["Failed", "Evicted", "low on disk"]
+        target = next(c for c in found["status"]["conditions"] if c["type"] == "DisruptionTarget")
+        assert target["reason"] == "TerminationByKubelet"
+        assert not cluster.evict("default", "a")
+        assert not cluster.evict("default", "nobody")
+
+
+@asynchronous
 async def test_two_thousand_pods_are_cheap(tmp_path: Path) -> None:
     """A pod has five events: created, running, succeeded, deletion, gone; a few more on a busy machine."""
     count = 2000
@@ -187,6 +203,26 @@ async def test_a_stopped_cluster_ends_watches_and_leaves_no_task(tmp_path: Path)
 
 
 @asynchronous
+async def test_the_path_of_kubectls_kubeconfig_is_a_key(tmp_path: Path) -> None:
+    async with local_cluster(tmp_path) as (cluster, _), aiohttp.ClientSession() as session:
+        server = cluster.kubeconfig(for_kubectl=True)["clusters"][0]["cluster"]["server"]
+        for base, status in ((server, 200), (cluster.url, 401), (f"{server[:-1]}", 401)):
+            async with session.get(f"{base}/api/v1/namespaces/default/pods") as response:
+                assert response.status == status
+
+
+@asynchronous
+async def test_a_watch_says_how_far_it_has_come_before_it_ends(tmp_path: Path) -> None:
+    async with local_cluster(tmp_path, SleepRuntime(60)) as (_, client):
+        params = {"allowWatchBookmarks": "true", "labelSelector": "group=nothing", "timeoutSeconds": "4"}
+        created = await client.create(pod(client, "a", nodeName="elsewhere"))
+        (bookmark,) = [event async for event in client.events(client.pods, **params)]
+        assert bookmark["type"] == "BOOKMARK"
+        assert bookmark["object"]["kind"] == "Pod"
+        assert int(bookmark["object"]["metadata"]["resourceVersion"]) >= int(created["metadata"]["resourceVersion"])
+
+
+@asynchronous
 async def test_a_folder_belongs_to_one_cluster(tmp_path: Path) -> None:
     async with local_cluster(tmp_path):
         second = DevCluster(tmp_path, SleepRuntime(1))
@@ -225,7 +261,7 @@ def test_the_kubeconfig_is_private(tmp_path: Path) -> None:
     async def written() -> Json:
         async with local_cluster(tmp_path) as (cluster, _):
             cluster.write_kubeconfig(tmp_path / "kubeconfig")
-            return cluster.kubeconfig()
+            return cluster.kubeconfig(for_kubectl=True)
 
     config = asyncio.run(written())
     assert json.loads((tmp_path / "kubeconfig").read_text()) == config

@@ -19,6 +19,7 @@ from worker.cli.description_file import DescriptionFile, file_argument, read_fil
 from worker.cli.downloads import UPLOADED, DownloadError, download_artifacts, recorded_artifacts
 from worker.cli.ending import read_ending
 from worker.cli.exit_status import DOCUMENTATION, ExitStatus, PlatformError
+from worker.cli.faults import told_as_faults
 from worker.cli.following import TerminalNarrator, follow
 from worker.cli.interrupt import two_step_interrupts
 from worker.cli.local_source import local_source
@@ -126,10 +127,12 @@ def run(
 
 def _finish(session: "Session") -> ExitStatus:
     try:
-        return asyncio.run(session.run())
+        with told_as_faults():
+            return asyncio.run(session.run())
     except asyncio.CancelledError:  # the second Ctrl-C
-        session.terminal.progress("")
         raise click.Abort from None
+    finally:
+        session.terminal.progress("")
 
 
 class Session:

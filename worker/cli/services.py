@@ -8,7 +8,8 @@ import click
 
 from gateway.settings import GatewaySettings, Limits
 from gateway.settings import SettingsError as GatewaySettingsError
-from worker.cli.exit_status import InvalidInputError, PlatformError
+from worker.cli.exit_status import InvalidInputError
+from worker.cli.faults import told_as_faults
 from worker.cli.service_log import configure_service_log
 from worker.cli.settings_options import settings_options
 from worker.settings import ENV_PREFIX, SettingsError, WorkerSettings
@@ -59,18 +60,7 @@ def serve(service: Coroutine[Any, Any, None]) -> None:
     """Run a service until it ends by itself or by a signal.
 
     Raises:
-        InvalidInputError: when its settings, policy or URLs cannot be used.
-        PlatformError: when Redis, Kubernetes, the store or the network fails it.
+        InvalidInputError, PlatformError: see `told_as_faults`.
     """
-    from adapters.kubernetes_api import ApiError
-    from adapters.object_store import StoreConfigError, StoreError
-    from adapters.redis_server import BadRedisURL, RedisError
-    from gateway.server import GatewayStartError
-    from runner_spec.problem import ProblemsError
-
-    try:
+    with told_as_faults():
         asyncio.run(service)
-    except (SettingsError, ProblemsError, StoreConfigError, BadRedisURL) as error:
-        raise InvalidInputError(str(error)) from error
-    except (ApiError, RedisError, StoreError, GatewayStartError) as error:
-        raise PlatformError(str(error)) from error

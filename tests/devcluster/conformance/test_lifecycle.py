@@ -224,15 +224,16 @@ async def test_a_deletion_lets_the_pod_end_and_its_last_event_tells_how(cluster:
 async def test_what_ignores_sigterm_is_killed_when_its_grace_is_over(cluster: Cluster) -> None:
     async with cluster.client() as client:
         name = unique("stubborn")
-        await client.create(pod(client, name, "trap '' TERM; echo up; while :; do sleep 0.1; done", grace=60))
+        await client.create(pod(client, name, "trap '' TERM; echo up; while :; do sleep 0.1; done", grace=20))
         await client.running(name)
         await client.logged(name, b"up")
-        gone = asyncio.create_task(client.until(name, lambda _, kind: kind == "DELETED", 30))
+        gone = asyncio.create_task(client.until(name, lambda _, kind: kind == "DELETED"))
         await client.call("DELETE", f"{client.pods}/{name}")
-        # A second deletion may only hurry the first.
+        # A second deletion may only hurry the first. (The API says so; a containerd that is waiting already does not
+        # look again, devcluster does.)
         hurried = await client.call("DELETE", f"{client.pods}/{name}", {"gracePeriodSeconds": 1})
         assert hurried.body["metadata"]["deletionGracePeriodSeconds"] == 1
-        slower = await client.call("DELETE", f"{client.pods}/{name}", {"gracePeriodSeconds": 50})
+        slower = await client.call("DELETE", f"{client.pods}/{name}", {"gracePeriodSeconds": 15})
         assert slower.body["metadata"]["deletionGracePeriodSeconds"] == 1
         assert terminated(await gone, "run")["exitCode"] == 137
 
@@ -317,19 +318,19 @@ async def test_the_deadline_ends_the_pod(cluster: Cluster) -> None:
 
 
 @asynchronous
-async def test_a_declared_end_stops_the_pod(cluster: Cluster) -> None:
+async def test_a_declared_end_is_taken_back_by_the_kubelet(cluster: Cluster) -> None:
     async with cluster.client() as client:
-        name = unique("evict")
+        name = unique("declared")
         await client.create(pod(client, name, OBEDIENT.format(code=0), grace=10))
         await client.running(name)
         patch = {"status": {"phase": "Failed", "reason": "Evicted", "message": "The node was low on memory."}}
-        await client.call("PATCH", f"{client.pods}/{name}/status", patch, content_type="application/merge-patch+json")
-
-        def stopped(found: Json, _: str) -> bool:
-            return "terminated" in found["status"]["containerStatuses"][0]["state"]
-
-        found = await client.until(name, stopped)
-        assert (found["status"]["phase"], found["status"]["reason"]) == ("Failed", "Evicted")
+        answer = await client.call(
+            "PATCH", f"{client.pods}/{name}/status", patch, content_type="application/merge-patch+json"
+        )
+        assert answer.body["status"]["phase"] == "Failed"
+        found = await client.until(name, lambda p, kind: kind == "MODIFIED" and p["status"]["phase"] == "Running")
+        assert "reason" not in found["status"]
+        assert "running" in found["status"]["containerStatuses"][0]["state"]
         await client.delete(name)
 
 
@@ -556,5 +557,5 @@ async def test_a_pod_that_fits_no_node_says_so(cluster: Cluster) -> None:
         assert found["status"]["phase"] == "Pending"
         assert conditions(found)["PodScheduled"] == ("False", "Unschedulable")
         answer = await client.call("GET", f"{client.pods}/{name}/log")
-        assert (answer.status, answer.raw) == (200, b"")
+        assert (answer.status, answer.raw) == (204, b"")
         await client.delete(name)

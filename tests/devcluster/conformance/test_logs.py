@@ -21,9 +21,10 @@ async def ended_pod(client: Client, script: str) -> str:
 async def test_a_log_is_what_was_written(cluster: Cluster) -> None:
     async with cluster.client() as client:
         name = await ended_pod(client, r"printf 'a\n\nb\0\377\r\n'; printf 'no newline'")
-        assert await client.log(name) == b"a\n\nb\0\xff\r\nno newline"
+        # A carriage return before a newline belongs to the line's end, for containerd.
+        assert await client.log(name) == b"a\n\nb\0\xff\nno newline"
         stamped = await client.log(name, timestamps="true")
-        assert STAMP.sub(b"", stamped) == b"a\n\nb\0\xff\r\nno newline"
+        assert STAMP.sub(b"", stamped) == b"a\n\nb\0\xff\nno newline"
         assert len(STAMP.findall(stamped)) == 4
         await client.delete(name)
 

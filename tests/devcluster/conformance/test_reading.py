@@ -199,19 +199,18 @@ async def test_a_pod_that_stops_matching_is_deleted_for_the_watcher(cluster: Clu
 
 
 @asynchronous
-async def test_a_watch_ends_at_its_timeout_after_a_bookmark(cluster: Cluster) -> None:
+async def test_a_watch_ends_at_its_timeout(cluster: Cluster) -> None:
     async with cluster.client() as client:
         version = await _version(client)
-        params = {"resourceVersion": version, "labelSelector": "group=nothing", "allowWatchBookmarks": "true"}
+        params = {"resourceVersion": version, "labelSelector": "group=nothing"}
         began = asyncio.get_running_loop().time()
-        events = [event async for event in client.events(client.pods, timeoutSeconds="3", **params)]
-        assert 2 < asyncio.get_running_loop().time() - began < 10
-        assert events
-        assert {event["type"] for event in events} == {"BOOKMARK"}
-        assert events[-1]["object"]["kind"] == "Pod"
-        assert int(events[-1]["object"]["metadata"]["resourceVersion"]) >= int(version)
-        silent = {"resourceVersion": version, "labelSelector": "group=nothing"}
-        assert [event async for event in client.events(client.pods, timeoutSeconds="1", **silent)] == []
+        # A real watch cache sends bookmarks when it has time, and to short watches often none.
+        bookmarks = client.events(client.pods, timeoutSeconds="5", allowWatchBookmarks="true", **params)
+        events = [event async for event in bookmarks]
+        assert 4 < asyncio.get_running_loop().time() - began < 15
+        assert {event["type"] for event in events} <= {"BOOKMARK"}
+        assert all(int(event["object"]["metadata"]["resourceVersion"]) >= int(version) for event in events)
+        assert [event async for event in client.events(client.pods, timeoutSeconds="1", **params)] == []
 
 
 @asynchronous

@@ -19,7 +19,7 @@ def status_of(body: Json) -> tuple[Any, ...]:
 async def test_a_created_pod_has_identity_defaults_and_a_pending_status(cluster: Cluster) -> None:
     async with cluster.client() as client:
         name = unique("create")
-        manifest = pod(client, name, labels={"a": "b"}, **UNSCHEDULABLE)
+        manifest = pod(client, name, labels={"a": "b"}, grace=-1, **UNSCHEDULABLE)
         manifest["metadata"] |= {"uid": "mine", "creationTimestamp": "2001-01-01T00:00:00Z", "generation": 7}
         created = await client.create(manifest)
         metadata = created["metadata"]
@@ -35,6 +35,7 @@ async def test_a_created_pod_has_identity_defaults_and_a_pending_status(cluster:
         assert created["status"]["qosClass"] == "BestEffort"
         spec, run = created["spec"], created["spec"]["containers"][0]
         assert spec["serviceAccountName"] == "default"
+        assert spec["terminationGracePeriodSeconds"] == 1
         assert spec["dnsPolicy"] == "ClusterFirst"
         assert spec["schedulerName"] == "default-scheduler"
         assert run["terminationMessagePath"] == "/dev/termination-log"
@@ -146,7 +147,6 @@ INVALID = [
     ("spec.containers.0.env", [{"value": "x"}], "spec.containers[0].env[0].name", "FieldValueRequired"),
     ("spec.restartPolicy", "Sometimes", "spec.restartPolicy", "FieldValueNotSupported"),
     ("spec.activeDeadlineSeconds", 0, "spec.activeDeadlineSeconds", "FieldValueInvalid"),
-    ("spec.terminationGracePeriodSeconds", -1, "spec.terminationGracePeriodSeconds", "FieldValueInvalid"),
     (
         "spec.containers.0.resources",
         {"requests": {"cpu": "2"}, "limits": {"cpu": "1"}},

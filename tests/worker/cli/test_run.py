@@ -113,6 +113,13 @@ def test_a_bad_option_is_named(job: Path, options: list[str], message: str) -> N
     assert message in " ".join(done.stderr.split())
 
 
+def test_a_state_folder_that_cannot_be_made_is_named(job: Path) -> None:
+    (job.parent / "state").write_text("a file")
+    done = run(job)
+    assert (done.returncode, "Traceback" in done.stderr) == (2, False)
+    assert str(job.parent / "state") in done.stderr
+
+
 @pytest.mark.parametrize("times", [1, 2])
 def test_ctrl_c_stops_the_job_and_is_status_130(job: Path, times: int) -> None:
     script = "steps: [{run: \"trap 'echo stopping now; exit 1' TERM; echo r$((1))ady; sleep 1000 & wait\"}]\n"
