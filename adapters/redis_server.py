@@ -12,6 +12,7 @@ All of them return bytes and carry ids that are not UTF-8 unharmed (`surrogatees
 break a whole batch.
 """
 
+import asyncio
 import shutil
 import socket
 import subprocess
@@ -105,16 +106,32 @@ def translate(error: exceptions.RedisError | OSError) -> RedisError:
 def translated() -> Iterator[None]:
     """Turn redis-py's errors into ours; `WatchConflict` and `ScriptMissing` pass, they belong to the protocol.
 
+    Raises a cancellation, too, that the block has swallowed: redis-py 8.1 sends with `asyncio.wait_for`, and Python
+    3.11's returns the result instead of raising when the cancellation comes just as the sending is done. A loop
+    around such a call would never end.
+
     Raises:
         RedisUnavailable: temporary; the command may have been executed.
         RedisRefused: permanent.
     """
+    before = _cancellations()
     try:
         yield
     except (WatchConflict, ScriptMissing):
         raise
     except (exceptions.RedisError, OSError) as error:
         raise translate(error) from error
+    if _cancellations() > before:
+        raise asyncio.CancelledError
+
+
+def _cancellations() -> int:
+    """How often the current task has been cancelled; 0 in a thread without a loop."""
+    try:
+        task = asyncio.current_task()
+    except RuntimeError:
+        return 0
+    return task.cancelling() if task else 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,7 @@ unpickles; writes exactly what rq 3.0's own functions write, by calling them.
 import asyncio
 import re
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final, Protocol
@@ -314,22 +313,8 @@ async def _execute(pipeline: Any) -> Any:  # noqa: ANN401 - redis-py's own pipel
 
 
 async def _reply(reply: Any) -> Any:  # noqa: ANN401 - redis-py types its replies as `Awaitable[T] | T`
-    with translated(), _cancellable():
+    with translated():
         return await reply
-
-
-@contextmanager
-def _cancellable() -> Iterator[None]:
-    """Raise a cancellation that the block has swallowed.
-
-    redis-py 8.1 sends with `asyncio.wait_for`, and Python 3.11's returns the result instead of raising when the
-    cancellation comes just as the sending is done: a loop around it would never end.
-    """
-    task = asyncio.current_task()
-    before = task.cancelling() if task else 0
-    yield
-    if task and task.cancelling() > before:
-        raise asyncio.CancelledError
 
 
 def _registries(statuses: Iterable[str]) -> list[str]:
