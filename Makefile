@@ -16,7 +16,7 @@ QUIET_HOME := HOME=$(CURDIR)/$(WORK)/home XDG_CONFIG_HOME= XDG_CACHE_HOME= XDG_S
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-cluster check format lock clean
+.PHONY: help demo foreign test test-cluster check format lock clean
 
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,6 +43,9 @@ demo: $(STAMP) ## Run dynapod.yaml for real on this machine, then install the wh
 	@echo "The wheel, installed into an empty environment:"
 	@cd $(WORK)/proof && PYTHONPATH="$$(../../$(BIN)/python -c 'import click; print(*click.__path__[0].rsplit("/", 1)[:1])')" \
 		bin/dynapod --version
+
+foreign: $(STAMP) ## Build and test three projects from PyPI, one with a bug in it, and compare with what is expected
+	$(BIN)/python examples/foreign/run.py
 
 test: $(STAMP) ## Run all tests; those that need a cluster skip themselves, and say so
 	@mkdir -p $(WORK)/home

@@ -31,6 +31,21 @@ from worker.service import Worker
 from worker.settings import WorkerSettings
 
 NAMESPACE: Final = DEFAULT_POLICY.namespace
+# Of the environment, jobs see nothing but this: the network's settings are the machine's, as its PATH is.
+PASSED_ON: Final = (
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "NO_PROXY",
+    "http_proxy",
+    "https_proxy",
+    "no_proxy",
+    "SSL_CERT_",
+    "REQUESTS_CA_BUNDLE",
+    "GIT_SSL_CAINFO",
+    "PIP_INDEX_URL",
+    "PIP_CERT",
+    "PIP_PROXY",
+)
 
 
 @dataclass(slots=True)
@@ -50,7 +65,12 @@ def runner_image() -> Image:
     """The runner's image on this machine: this very Python with this very `runner`."""
     home = Path(runner.__file__).parent.parent
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
-    return Image(env={"PYTHONPATH": str(home), "PYTHONUNBUFFERED": "1"}, path=path)
+    return Image(env={**network_env(), "PYTHONPATH": str(home), "PYTHONUNBUFFERED": "1"}, path=path)
+
+
+def network_env() -> dict[str, str]:
+    """How this machine reaches package indexes and git servers: without it, jobs would fail behind a proxy."""
+    return {name: value for name, value in os.environ.items() if name.startswith(PASSED_ON)}
 
 
 def host_path() -> str:
@@ -88,7 +108,9 @@ async def world(
         root = Path(tempfile.mkdtemp(prefix="dynapod-")) if keep else None
         if root is None:
             root = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="dynapod-", ignore_cleanup_errors=True)))
-        runtime = ProcessRuntime({DEFAULT_POLICY.runner_image: runner_image()}, default=Image(path=host_path()))
+        runtime = ProcessRuntime(
+            {DEFAULT_POLICY.runner_image: runner_image()}, default=Image(env=network_env(), path=host_path())
+        )
         cluster = DevCluster(
             root / "cluster",
             runtime,
