@@ -183,8 +183,7 @@ class KubernetesApi:
             raise ApiError(0, "Unreachable", f"{method} {path}: {error or type(error).__name__}") from error
         if response.status >= _OK_LIMIT:
             raise _refusal(response, data)
-        parsed: Json = json.loads(data)
-        return parsed
+        return _parsed(data, f"{method} {path}")
 
     async def _send(  # noqa: PLR0917 - private, one caller each for calls and streams
         self,
@@ -210,12 +209,13 @@ class KubernetesApi:
     async def create_pod(self, manifest: Json) -> Json:
         """Create a pod; when it exists with the same job and attempt labels, it is ours: return that one.
 
-        That makes a lost reply harmless. A foreign pod of the same name is an ApiError 409.
+        That makes a lost reply harmless. The second request may also be forbidden: by a quota that the pod of the
+        first one has used up, before anybody looks at names. A foreign pod of the same name is an ApiError 409.
         """
         try:
             return await self.call("POST", self._pods, body=manifest)
         except ApiError as error:
-            if error.status != _CONFLICT or error.reason != "AlreadyExists":
+            if error.status not in (_CONFLICT, _FORBIDDEN):
                 raise
             existing = await self.get_pod(manifest["metadata"]["name"])
             if existing is None or existing["metadata"].get("labels") != manifest["metadata"]["labels"]:
@@ -277,7 +277,7 @@ class KubernetesApi:
         # One minute beyond the server's own end: a dead connection must not be mistaken for a quiet cluster.
         async with aclosing(self._stream(self._pods, query, read_timeout=seconds + 60.0)) as chunks:
             async for line in _lines(chunks):
-                event = json.loads(line)
+                event = _parsed(line, f"watch of {self._pods}")
                 if event["type"] == "ERROR":
                     status = event["object"]
                     raise ApiError(status.get("code", 0), status.get("reason", ""), status.get("message", ""))
@@ -327,6 +327,15 @@ async def _lines(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
             if line:
                 yield bytes(line)
         pending = bytearray(rest)
+
+
+def _parsed(data: bytes, request: str) -> Json:
+    """A proxy between us and the API server may answer 200 with a page of its own: as if there was no answer."""
+    try:
+        parsed: Json = json.loads(data)
+    except ValueError as error:
+        raise ApiError(0, "NotJson", f"{request}: the answer is no JSON: {data[:200]!r}") from error
+    return parsed
 
 
 def _refusal(response: aiohttp.ClientResponse, data: bytes) -> ApiError:

@@ -13,17 +13,19 @@ break a whole batch.
 """
 
 import asyncio
+import fcntl
+import os
 import shutil
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, ClassVar, Final, Self, TypeAlias
+from typing import Any, ClassVar, Final, Self, TextIO, TypeAlias
 from urllib.parse import urlsplit
 
 import fakeredis
@@ -58,6 +60,15 @@ BLOCKING_CONNECTIONS: Final = 64
 POOL_TIMEOUT: Final = 20.0
 SERVER_START_TIMEOUT: Final = 10.0
 SERVER_STOP_TIMEOUT: Final = 10.0
+# Runs the server such that the kernel sends it SIGTERM (it then flushes its log) when we die without stopping it: a
+# server left behind would go on taking jobs that no worker serves. Arguments: our process id, the server's words.
+# A program of its own because a `preexec_fn` may deadlock in a process with threads. 1 is PR_SET_PDEATHSIG.
+TIED_TO_US: Final = """
+import ctypes, os, signal, sys
+ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+if os.getppid() == int(sys.argv[1]):
+    os.execv(sys.argv[2], sys.argv[2:])
+"""
 # A port found free may be taken by a neighbour before the server binds it.
 PORT_ATTEMPTS: Final = 5
 
@@ -255,20 +266,49 @@ def start_server(
         durable: keep the data in `folder` over restarts.
 
     Raises:
-        ServerNotStarted: no program found, the port is taken, or no answer within `SERVER_START_TIMEOUT` seconds.
+        ServerNotStarted: no program found, the port is taken, another server keeps its data in `folder`, or no
+            answer within `SERVER_START_TIMEOUT` seconds.
     """
     program = executable or find_server()
     if program is None:
         raise ServerNotStarted("No redis-server or valkey-server on PATH. Install one, or name a running one by URL.")
     folder.mkdir(parents=True, exist_ok=True)
-    process, server = _launch(program, folder, port, durable=durable)
+    with ExitStack() as stack:
+        lock = stack.enter_context(_locked(folder)) if durable else None
+        process, server = _launch(program, folder, port, lock)
     try:
         yield server
     finally:
         _stop(process)
 
 
-def _launch(program: Path, folder: Path, port: int | None, *, durable: bool) -> tuple[subprocess.Popen[bytes], Server]:
+@contextmanager
+def _locked(folder: Path) -> Iterator[TextIO]:
+    """The lock of a folder's data: two servers that append to one log would ruin it.
+
+    A server inherits it, and holds it as long as it lives, whatever becomes of us.
+    """
+    with (folder / "lock").open("a+", encoding="ascii") as lock:
+        deadline = time.monotonic() + SERVER_STOP_TIMEOUT  # a server whose parent was killed is ending by itself
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError as error:
+                if time.monotonic() > deadline:
+                    lock.seek(0)
+                    holder = lock.read().strip() or "unknown"
+                    raise ServerNotStarted(
+                        f"Another Redis server (process {holder}) keeps its data in {folder}. "
+                        "Use that one, end it, or choose another folder."
+                    ) from error
+            time.sleep(0.05)
+        yield lock
+
+
+def _launch(
+    program: Path, folder: Path, port: int | None, lock: TextIO | None
+) -> tuple[subprocess.Popen[bytes], Server]:
     for attempt in range(1, PORT_ATTEMPTS + 1):
         chosen = port or _free_port()
         log = folder / "redis.log"
@@ -277,18 +317,23 @@ def _launch(program: Path, folder: Path, port: int | None, *, durable: bool) -> 
             "--bind": "127.0.0.1",
             "--dir": str(folder),
             "--save": "",
-            "--appendonly": "yes" if durable else "no",
+            "--appendonly": "no" if lock is None else "yes",
             "--daemonize": "no",
         }
         with log.open("wb") as output:
             process = subprocess.Popen(
-                [str(program), *(word for pair in options.items() for word in pair)],
+                [*_tied_to_us(), str(program), *(word for pair in options.items() for word in pair)],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 # A Ctrl-C in the terminal must reach only us: we stop the server after the worker has let go of it.
                 start_new_session=True,
+                pass_fds=() if lock is None else (lock.fileno(),),
             )
+        if lock is not None:
+            lock.truncate(0)
+            lock.write(str(process.pid))
+            lock.flush()
         if _answers(process, chosen):
             return process, Server(f"redis://127.0.0.1:{chosen}/0", process.pid, log)
         _stop(process)
@@ -296,6 +341,11 @@ def _launch(program: Path, folder: Path, port: int | None, *, durable: bool) -> 
         if port is not None or attempt == PORT_ATTEMPTS or "in use" not in tail:
             raise ServerNotStarted(f"{program} did not start on port {chosen}. The end of its log:\n{tail}")
     raise AssertionError("unreachable: the last attempt raises")
+
+
+def _tied_to_us() -> list[str]:
+    """The words before a command that must not outlive us; none where the kernel offers nothing of the kind."""
+    return [sys.executable, "-I", "-S", "-c", TIED_TO_US, str(os.getpid())] if sys.platform == "linux" else []
 
 
 def _answers(process: subprocess.Popen[bytes], port: int) -> bool:

@@ -49,7 +49,7 @@ if status == 'started' then
     redis.call('SET', KEYS[2], by)
     local worker = redis.call('HGET', KEYS[1], 'worker_name')
     if worker and worker ~= '' then
-        redis.call('PUBLISH', 'rq:pubsub:' .. worker, cjson.encode({command = 'stop-job', job_id = id}))
+        redis.call('PUBLISH', 'rq:pubsub:' .. worker, cjson.encode({command = 'stop-job', job_id = id, by = by}))
     end
     return {'stopping', status}
 end
@@ -156,6 +156,10 @@ class JobClient:
         pipeline.multi()
         pipeline.sadd(rq_queue.redis_queues_keys, rq_queue.key)
         rq_queue._enqueue_job(job, pipeline=pipeline)  # noqa: SLF001 - `enqueue_job` reads dependencies synchronously
+
+    async def ping(self) -> None:
+        """Ask Redis for an answer: where this fails, nothing of what comes after was sent."""
+        await _reply(self.redis.ping())
 
     async def _enqueue_unique(self, description: dict[str, Any], job_id: str, queue: str) -> None:
         from rq import scripts  # noqa: PLC0415 - rq takes 0.2 s to import; the command line starts without it

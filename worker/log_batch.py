@@ -8,7 +8,7 @@ next one: no timer, no added latency when there is little to do, one connection 
 import asyncio
 from typing import Any, Final
 
-from adapters.redis_server import AsyncClient, RedisError, RedisRefused, RedisUnavailable, translated
+from adapters.redis_server import AsyncClient, RedisUnavailable, translate, translated
 
 # Bytes of one round trip at most, so that a log of megabytes does not hold up a line.
 BATCH_BYTES: Final = 4 * 1024 * 1024
@@ -64,15 +64,15 @@ class LogBatch:
         try:
             with translated():
                 results: list[Any] = await pipeline.execute(raise_on_error=False)
-        except RedisError as error:
+        except Exception as error:  # noqa: BLE001 - whatever it was, the callers must not wait for ever
             for _, answer in batch:
                 if not answer.done():
-                    answer.set_exception(RedisUnavailable(str(error)))
+                    answer.set_exception(RedisUnavailable(f"{type(error).__name__}: {error}"))
             return
         for (_, answer), result in zip(batch, results, strict=True):
             if answer.done():
                 continue
             if isinstance(result, Exception):
-                answer.set_exception(RedisRefused(f"Redis refused: {result}"))
+                answer.set_exception(translate(result))  # type: ignore[arg-type]  # as in `Committer`: redis-py's only
             else:
                 answer.set_result(result)

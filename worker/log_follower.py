@@ -71,13 +71,14 @@ class LogFollower:
         # The last followed stream ended by itself, unbroken. The kubelet does that only after the container's end.
         self._ended_cleanly = False
         self.bytes_read = 0
+        self.waits_for_redis = False
 
     def container_ended(self) -> None:
         """The container's status says that it has terminated: what the log holds now is all."""
         self._ended.set()
 
     async def run(self) -> None:
-        """Until the log is complete, or another worker has taken over.
+        """Until the log is complete, whoever completed it.
 
         Cancel it to give up; then say so with `abandon`.
         """
@@ -85,16 +86,21 @@ class LogFollower:
             try:
                 await self._follow()
             except LogFencedError as error:
-                log.info("log handed over", extra={"action": "log_fenced", "log": str(error)})
-                return
+                # Another worker, or an own write that had been given up for lost and took effect after all. Either way
+                # the place to go on from is known again, and nothing can be stored twice. If the job is another
+                # worker's now, the queue says so and this follower is cancelled.
+                log.info("log was written to", extra={"action": "log_fenced", "log": str(error)})
+                await self._pause()
             except RedisUnavailable as error:
                 log.warning("log waits for Redis: %s", error, extra={"action": "redis_away", "pod": self._pod})
+                self.waits_for_redis = True
                 await self._pause()
             else:
                 return
 
     async def _follow(self) -> None:
         await self._writer.open()
+        self.waits_for_redis = False
         if self._writer.entry.complete:
             return
         if await self._know_secrets():
@@ -103,14 +109,20 @@ class LogFollower:
         await self._writer.close()
 
     async def abandon(self, why: str) -> None:
-        """Declare what could not be read as missing, and close the log."""
-        try:
-            await self._writer.open()
-            if not self._writer.entry.complete:
-                await self._gap(why)
-                await self._writer.close()
-        except LogFencedError as error:
-            log.info("log handed over", extra={"action": "log_fenced", "log": str(error)})
+        """Declare what could not be read as missing, and close the log; waits for Redis as long as it takes."""
+        while True:
+            try:
+                await self._writer.open()
+                if not self._writer.entry.complete:
+                    await self._gap(why)
+                    await self._writer.close()
+            except LogFencedError as error:
+                log.info("log was written to", extra={"action": "log_fenced", "log": str(error)})
+            except RedisUnavailable as error:
+                log.warning("log waits for Redis: %s", error, extra={"action": "redis_away", "pod": self._pod})
+            else:
+                return
+            await self._pause()
 
     async def _know_secrets(self) -> bool:
         if self._ask_secrets is None:

@@ -58,16 +58,24 @@ class LogStreams:
         self._limit = limit
         self._followers: dict[str, LogFollower] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._given_up: dict[str, str] = {}  # to be declared missing, and why
+        self._held_back: set[str] = set()  # started, but what to hide in their logs is not known yet
 
     def update(self, pod: dict[str, Any]) -> None:
         """Start to follow containers that have started, and note those that have ended."""
-        status = pod.get("status", {})
+        status, spec = pod.get("status", {}), pod.get("spec", {})
+        restarted = {c["name"] for c in spec.get("initContainers", ()) if c.get("restartPolicy") == "Always"}
         states = {c["name"]: c for kind in ("initContainerStatuses", "containerStatuses") for c in status.get(kind, ())}
         checkout_over = anatomy.CHECKOUT not in states or _terminated(states[anatomy.CHECKOUT])
         for name, container in states.items():
-            if _started(container) and (checkout_over or not self._has_secrets or name == anatomy.CHECKOUT):
+            if not _started(container):
+                continue
+            if checkout_over or not self._has_secrets or name == anatomy.CHECKOUT:
                 self._follow(name)
-            if name in self._followers and _terminated(container):
+            else:
+                self._held_back.add(name)
+            # A sidecar that has ended may start again, and goes on writing its log, until the whole pod is over.
+            if name in self._followers and _terminated(container) and name not in restarted:
                 self._followers[name].container_ended()
 
     def _follow(self, container: str) -> None:
@@ -89,32 +97,49 @@ class LogStreams:
 
     async def finish(self) -> None:
         """Every log read to its end, or the rest of it declared missing."""
+        for name in sorted(self._held_back):
+            self._follow(name)
         for follower in self._followers.values():
             follower.container_ended()
-        waiting = dict(self._tasks)
+        waiting = await self._read_on(dict(self._tasks))
+        failed = await self.cancel()
+        for name in waiting:
+            log.warning("log given up", extra={"action": "log_abandoned", "pod": self._pod, "container": name})
+            failed[name] = "the end of this log could not be read from Kubernetes"
+        self._given_up |= failed
+        while self._given_up:  # one by one, so that a second `finish` goes on where the first one failed
+            name, why = next(iter(self._given_up.items()))
+            await self._followers[name].abandon(why)
+            del self._given_up[name]
+
+    async def _read_on(self, waiting: "dict[str, asyncio.Task[None]]") -> "dict[str, asyncio.Task[None]]":
+        """Wait while bytes keep coming; returns the logs that have come to a standstill before their end."""
         read = -1
         while waiting:
             await asyncio.wait(waiting.values(), timeout=IDLE_LIMIT_S)
             waiting = {name: task for name, task in waiting.items() if not task.done()}
             progress = sum(f.bytes_read for f in self._followers.values())
-            if progress == read:
+            # While Redis is away nothing can be recorded anyway, and Kubernetes keeps the log.
+            if progress == read and not any(self._followers[name].waits_for_redis for name in waiting):
                 break
             read = progress
-        await self.cancel()
-        for name in waiting:
-            log.warning("log given up", extra={"action": "log_abandoned", "pod": self._pod, "container": name})
-            await self._followers[name].abandon("the end of this log could not be read from Kubernetes")
+        return waiting
 
-    async def cancel(self) -> None:
-        """Stop following: what is stored stays, and another worker goes on from there."""
+    async def cancel(self) -> dict[str, str]:
+        """Stop following: what is stored stays, and another worker goes on from there.
+
+        Returns the containers whose logs could not be stored, with why: nobody has declared that yet.
+        """
         for task in self._tasks.values():
             task.cancel()
         results = await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+        failed = {}
         for name, result in zip(self._tasks, results, strict=True):
             if isinstance(result, Exception):
                 log.error("log of %s failed", name, exc_info=result, extra={"action": "log_failed", "pod": self._pod})
-                await self._followers[name].abandon(f"this log could not be stored: {type(result).__name__}")
+                failed[name] = f"this log could not be stored: {type(result).__name__}"
         self._tasks.clear()
+        return failed
 
 
 def _started(container: dict[str, Any]) -> bool:

@@ -23,10 +23,12 @@ WAITING_BYTES: Final = 8 * PIECE_BYTES
 RETENTION_S: Final = 7 * 24 * 3600
 STORE_RETRY_S: Final = 1.0
 
-# KEYS: index, stream. ARGV: container, entry as known, entry from now on, retention, offset, data ('' for none).
+# KEYS: index, stream. ARGV: container, entry as known, entry from now on, retention, offset, data ('' for none),
+# entries to keep ('' for all: only what is durable may go).
 _APPEND: Final = """
 if (redis.call('HGET', KEYS[1], ARGV[1]) or '') ~= ARGV[2] then return 0 end
 if ARGV[6] ~= '' then redis.call('XADD', KEYS[2], '*', 'o', ARGV[5], 'd', ARGV[6]) end
+if ARGV[7] ~= '' then redis.call('XTRIM', KEYS[2], 'MAXLEN', ARGV[7]) end
 redis.call('HSET', KEYS[1], ARGV[1], ARGV[3])
 redis.call('EXPIRE', KEYS[1], ARGV[4])
 if redis.call('EXISTS', KEYS[2]) == 1 then redis.call('EXPIRE', KEYS[2], ARGV[4]) end
@@ -117,13 +119,13 @@ class LogWriter:
                     return
                 await asyncio.sleep(STORE_RETRY_S)
                 continue
-            await self._write(replace(self.entry, pieces=(*self.entry.pieces, len(data))))
+            await self._write(replace(self.entry, pieces=(*self.entry.pieces, len(data))), keep=KEPT_ENTRIES)
             self._pending.clear()
-            await self._batch.execute("XTRIM", self._stream, "MAXLEN", KEPT_ENTRIES)
 
-    async def _write(self, entry: LogEntry, data: bytes = b"") -> None:
+    async def _write(self, entry: LogEntry, data: bytes = b"", *, keep: int | None = None) -> None:
         text = entry.to_json()
         arguments: list[Word] = [self._container, self._known, text, RETENTION_S, self.entry.size, data]
+        arguments.append("" if keep is None else keep)
         written = await self._batch.execute("EVAL", _APPEND, 2, self._index, self._stream, *arguments)
         if not written:
             raise LogFencedError(f"log of {self._container} of {self._job_id!r}, attempt {self._attempt}")

@@ -5,6 +5,7 @@ the attempt had been superseded. Redis says which; until then it is left alone.
 """
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -12,6 +13,8 @@ from adapters.redis_server import AsyncClient, translated
 from runner_spec import anatomy, wire
 from worker.ending import Ending
 from worker.metrics import WorkerMetrics
+from worker.queue.claim import whole
+from worker.queue.errors import queue_errors
 
 log = logging.getLogger(__name__)
 
@@ -50,9 +53,17 @@ class Orphans:
         self._pods.pop(name, None)
 
     async def sweep(self) -> None:
-        """Ask Redis about each, and delete those that nobody will ever look at again."""
-        for pod in list(self._pods.values())[:SWEEP_BATCH]:
-            if await self._is_over(pod):
+        """Ask Redis about each, a batch at a time, and delete those that nobody will ever look at again.
+
+        Raises:
+            QueueUnavailable: no answer; the next sweep asks again.
+        """
+        batch = list(self._pods.values())[:SWEEP_BATCH]
+        for pod, is_over in zip(batch, await self._are_over(batch), strict=True):
+            if self._pods.get(pod.name) is not pod:
+                continue  # gone, or held again, meanwhile
+            self._pods[pod.name] = self._pods.pop(pod.name)  # to the end: those behind must have their turn
+            if is_over:
                 log.warning(
                     "orphan pod deleted",
                     extra={"action": "orphan", "pod": pod.name, "job": pod.job_id, "attempt": pod.attempt},
@@ -61,11 +72,17 @@ class Orphans:
                 if await self._ending.delete(pod.name, pod.uid):
                     self._pods.pop(pod.name, None)
 
-    async def _is_over(self, pod: _Pod) -> bool:
-        """Whether the attempt is on record, superseded by a later one, or its job deleted."""
+    async def _are_over(self, pods: Sequence[_Pod]) -> list[bool]:
+        """For each whether its attempt is recorded, superseded by a later one, or its job deleted."""
+        if not pods:
+            return []
         pipeline = self._redis.pipeline(transaction=True)
-        pipeline.hexists(wire.attempts_key(pod.job_id), str(pod.attempt))
-        pipeline.hget(f"rq:job:{pod.job_id}", wire.FIELD_ATTEMPT)
-        with translated():
-            recorded, newest = await pipeline.execute()
-        return bool(recorded) or newest is None or int(newest) > pod.attempt
+        for pod in pods:
+            pipeline.hexists(wire.attempts_key(pod.job_id), str(pod.attempt))
+            pipeline.hget(f"rq:job:{pod.job_id}", wire.FIELD_ATTEMPT)
+        with queue_errors(), translated():
+            found: list[Any] = await pipeline.execute()
+        return [
+            bool(recorded) or newest is None or (whole(newest) or 0) > pod.attempt
+            for pod, recorded, newest in zip(pods, found[::2], found[1::2], strict=True)
+        ]

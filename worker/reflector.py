@@ -90,23 +90,31 @@ class Reflector:
         """Until cancelled."""
         delay = BACKOFF_FIRST_S
         while True:
+            began = time.monotonic()
             try:
                 version = await self._relist()
-                delay = BACKOFF_FIRST_S
                 await self._watch_until_change(version)
+                delay = BACKOFF_FIRST_S
             except ApiError as error:
+                if time.monotonic() - began > BACKOFF_MAX_S:
+                    delay = BACKOFF_FIRST_S
                 end = "expired" if error.expired else "failed"
                 self._metrics.watches.labels(end).inc()
                 log.warning("watch ended: %s", error, extra={"action": "watch_ended", "status": error.status})
-                if not error.expired:
-                    await asyncio.sleep(delay * random.uniform(0.5, 1))  # noqa: S311 - jitter, no secret
-                    delay = min(delay * 2, BACKOFF_MAX_S)
+                # Also when expired: watches that fail at once must not become LISTs at full speed.
+                await asyncio.sleep(delay * random.uniform(0.5, 1))  # noqa: S311 - jitter, no secret
+                delay = min(delay * 2, BACKOFF_MAX_S)
 
     def _narrow(self) -> None:
         """Leave out incarnations whose pods are gone: the selector must not grow with every deployment for ever."""
         since = time.monotonic() - FORGET_AFTER_S
         busy = {creator for _, creator in self._known.values()}
-        self._workers = {w: asked for w, asked in self._workers.items() if w == self._me or asked > since or w in busy}
+        self._workers = {
+            worker: asked
+            for worker, asked in self._workers.items()
+            # One not listed yet stays, however long Kubernetes is away: somebody waits for it in `cover`.
+            if worker == self._me or asked > since or worker in busy or worker not in self._listed
+        }
         self._listed &= self._workers.keys()
 
     def _selector(self, workers: Iterable[str]) -> str:
@@ -121,10 +129,12 @@ class Reflector:
         before, self._known = self._known, {}
         for pod in pods:
             self._remember(pod)
-            self._seen(pod)
+        # First what went: another pod may have the name now.
         for name, known in before.items():
             if self._known.get(name) != known:
                 self._gone(name, known[0], None)
+        for pod in pods:
+            self._seen(pod)
         async with self._covered:
             self._listed |= workers
             self._covered.notify_all()

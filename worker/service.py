@@ -89,7 +89,13 @@ class Worker:
     async def ended(self) -> None:
         """Until the worker ends by itself; raises what ended it."""
         assert self._task is not None
-        await asyncio.shield(self._task)
+        try:
+            await asyncio.shield(self._task)
+        except BaseExceptionGroup as group:
+            # The supervisor's task group wraps the one error that ended it; a lost lease is no bug to be reported.
+            if len(group.exceptions) == 1:
+                raise group.exceptions[0] from None
+            raise
 
     async def stop(self) -> None:
         """Leave at once: pods run on, other workers adopt them."""
@@ -126,12 +132,18 @@ async def run_worker(settings: WorkerSettings) -> None:
     policy = read_policy(settings.policy)
     if not settings.store:
         raise SettingsError("store: not set; name where logs are kept: --store or DYNAPOD_STORE, a folder or s3://…")
+    if settings.namespace not in {"", policy.namespace}:
+        # Pods would be made in one namespace and watched in the other.
+        raise SettingsError(
+            f"namespace: {settings.namespace!r} is not the policy's, {policy.namespace!r}; leave the setting out, or set "
+            "`namespace` in the policy"
+        )
     store = ObjectStore.from_url(settings.store)
     registry = CollectorRegistry()
     leaving = asyncio.Event()
     async with contextlib.AsyncExitStack() as stack:
         connections = await stack.enter_async_context(redis_server.connect(settings.redis_url))
-        api = await KubernetesApi.connect(settings.namespace, kubeconfig=settings.kubeconfig or None)
+        api = await KubernetesApi.connect(policy.namespace, kubeconfig=settings.kubeconfig or None)
         stack.push_async_callback(api.close)
         worker = Worker(
             connections=connections, api=api, store=store, policy=policy, settings=settings, registry=registry

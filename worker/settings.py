@@ -28,7 +28,10 @@ def _names(value: str) -> tuple[str, ...]:
 
 def _number(low: float, high: float) -> Callable[[str], float]:
     def parse(value: str) -> float:
-        number = float(value)
+        try:
+            number = float(value)
+        except ValueError as error:
+            raise ValueError(f"write a number from {low:g} to {high:g}") from error
         if not low <= number <= high:
             raise ValueError(f"it must lie between {low:g} and {high:g}")
         return number
@@ -38,7 +41,10 @@ def _number(low: float, high: float) -> Callable[[str], float]:
 
 def _whole(low: int, high: int) -> Callable[[str], int]:
     def parse(value: str) -> int:
-        number = int(value)
+        try:
+            number = int(value)
+        except ValueError as error:
+            raise ValueError(f"write a whole number from {low} to {high}") from error
         if not low <= number <= high:
             raise ValueError(f"it must lie between {low} and {high}")
         return number
@@ -68,7 +74,7 @@ class WorkerSettings:
     )
     queues: tuple[str, ...] = _setting(("jobs",), _names, "Queues to serve, the most urgent first")
     kubeconfig: str = _setting("", _text, "Kubeconfig file; empty: $KUBECONFIG, else the pod's own service account")
-    namespace: str = _setting("dynapod-jobs", _text, "Namespace of the jobs' pods")
+    namespace: str = _setting("", _text, "Namespace of the jobs' pods, as the policy has it; empty: the policy's")
     policy: str = _setting("", _text, "Operator's policy file (YAML); empty: the defaults")
     store: str = _setting("", _text, "Object store for logs: a folder, s3://, gs:// or az://")
     capacity: int = _setting(1000, _whole(1, 100_000), "Jobs in flight at most")

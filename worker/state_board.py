@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from typing import Final
 
-from adapters.redis_server import AsyncClient, RedisUnavailable, translated
+from adapters.redis_server import AsyncClient, RedisRefused, RedisUnavailable, translated
 from runner_spec import wire
 
 log = logging.getLogger(__name__)
@@ -62,5 +62,9 @@ class StateBoard:
                 await pipeline.execute()
         except RedisUnavailable as error:
             log.warning("states not written: %s", error, extra={"action": "states_kept", "jobs": len(batch)})
-            self._dirty = {**batch, **self._dirty}
+            self._dirty = {
+                job_id: {**batch.get(job_id, {}), **self._dirty.get(job_id, {})} for job_id in {**batch, **self._dirty}
+            }
             self._wake.set()
+        except RedisRefused:  # a key of another type, say: what is shown must not end the worker
+            log.exception("states refused", extra={"action": "states_refused", "jobs": len(batch)})

@@ -1,11 +1,11 @@
 """The life of every job in this worker's hands, written down once, in the order in which it happens.
 
     claim      the queue hands over jobs, at most as many as there is room for          `_claim_loop`
-    launch     description → policy → pod manifest → created pod                         `_launch`
-    follow     each change of the pod is classified: waiting, running, or its end       `_seen`, `_observe`
+    launch     description → policy → pod manifest → created pod                         `launch`
+    follow     each change of the pod is classified: waiting, running, or its end       `_seen`, `observe`
     log        a container that has started is followed to the end of its log           `LogStreams`
     end        logs complete, then the outcome is committed, then the pod is deleted    `_finish`
-    adopt      jobs of workers whose lease has lapsed: same attempt, same pod            `_adopt`
+    adopt      jobs of workers whose lease has lapsed: same attempt, same pod            `Adoption`
     cancel     a request to stop becomes a graceful deletion of the pod                  `stop_job`
     leave      SIGTERM: stop claiming, release the lease, exit; the pods run on         `leave`
 
@@ -22,14 +22,16 @@ from adapters.kubernetes_api import ApiError, KubernetesApi
 from runner_spec.classify import classify, classify_deleted, only_services_remain
 from runner_spec.outcome import Fault, Outcome, Running, Verdict, Waiting
 from runner_spec.policy import Policy
+from worker.adoption import Adoption
 from worker.attempt import Attempt, Phase, Pod, has_started, slim
 from worker.ending import Ending
-from worker.launch import Launcher, QuotaExceededError, RejectedError, pod_name
+from worker.launch import Launcher, QuotaExceededError, RejectedError
 from worker.log_streams import LogKeeper, LogStreams
 from worker.metrics import WorkerMetrics
 from worker.orphans import Orphans
-from worker.queue import Claim, Command, CommandKind, JobQueue, QueueUnavailable
+from worker.queue import Command, CommandKind, JobQueue, QueueUnavailable
 from worker.reflector import Reflector
+from worker.roster import Roster
 from worker.state_board import StateBoard
 
 log = logging.getLogger(__name__)
@@ -66,19 +68,24 @@ class Supervisor:
         self._keeper = keeper
         self._board = board
         self._metrics = metrics
-        self._capacity = capacity
-        self._lease_seconds = lease_seconds
         self._launcher = Launcher(api, policy, queue.worker, metrics)
         self._ending = Ending(queue, api, policy, metrics)
         self.reflector = Reflector(api, queue.worker, seen=self._seen, gone=self._gone, metrics=metrics)
         self._orphans = Orphans(keeper.connection, self._ending, metrics)
-        self._attempts: dict[str, Attempt] = {}  # by pod name
-        self._by_job: dict[str, Attempt] = {}
-        self._room = asyncio.Event()
+        self._roster = Roster(capacity, self._orphans, metrics)
+        self._adoption = Adoption(
+            queue=queue,
+            roster=self._roster,
+            reflector=self.reflector,
+            launcher=self._launcher,
+            hands=self,
+            metrics=metrics,
+            lease_seconds=lease_seconds,
+        )
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._verifying: set[str] = set()  # pod names
         self._leaving = False
         self.shutdown = asyncio.Event()  # somebody asked through the queue that this worker leaves
-        metrics.capacity.set(capacity)
 
     @property
     def ready(self) -> bool:
@@ -88,14 +95,14 @@ class Supervisor:
     @property
     def in_flight(self) -> int:
         """Jobs held, without those whose end is recorded."""
-        return len(self._by_job)
+        return self._roster.in_flight
 
     async def run(self) -> None:
         """Until cancelled, or until the lease is lost (the exception of `JobQueue.renew`)."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self.reflector.run(), name="reflector")
             group.create_task(self._board.run(), name="state board")
-            group.create_task(self._renew_loop(), name="lease")
+            group.create_task(self._adoption.run(), name="lease")
             group.create_task(self._tick_loop(), name="tick")
             group.create_task(self._command_loop(), name="commands")
             await self.reflector.cover({self._queue.worker})
@@ -107,7 +114,7 @@ class Supervisor:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await asyncio.gather(*(a.streams.cancel() for a in self._attempts.values() if a.streams is not None))
+        await asyncio.gather(*(a.streams.cancel() for a in self._roster.attempts() if a.streams is not None))
         await self._board.flush()
         await self._queue.release()
 
@@ -122,40 +129,20 @@ class Supervisor:
                 await asyncio.sleep(REDIS_PAUSE_S)
 
     async def _claim_once(self) -> None:
-        room = self._capacity - self.in_flight
-        if room <= 0:
-            self._room.clear()
-            await self._room.wait()
+        if self._roster.room <= 0:
+            await self._roster.wait_for_room()
             return
-        claims = await self._queue.claim(min(room, BATCH))
+        claims = await self._queue.claim(min(self._roster.room, BATCH))
         for claim in claims:
             self._metrics.claimed.inc()
             if claim.enqueued_at is not None:
                 self._metrics.queue_wait.observe(max(0.0, claim.claimed_at - claim.enqueued_at))
-            attempt = self._hold(claim)
-            self._start(attempt, self._launch(attempt))
+            attempt = self._roster.hold(claim)
+            self.start(attempt, self.launch(attempt))
         if not claims:
             await self._queue.wait(WAIT_S)
 
-    def _hold(self, claim: Claim) -> Attempt:
-        attempt = Attempt(claim, pod_name(claim), stop=claim.stop_requested or "")
-        self._attempts[attempt.pod_name] = self._by_job[claim.job_id] = attempt
-        self._metrics.in_flight.set(self.in_flight)
-        return attempt
-
-    def _release(self, attempt: Attempt) -> None:
-        """The job is out of this worker's hands; the pod may still be going."""
-        if self._by_job.get(attempt.claim.job_id) is attempt:
-            del self._by_job[attempt.claim.job_id]
-        self._metrics.in_flight.set(self.in_flight)
-        self._room.set()
-
-    def _forget(self, attempt: Attempt) -> None:
-        self._release(attempt)
-        if self._attempts.get(attempt.pod_name) is attempt:
-            del self._attempts[attempt.pod_name]
-
-    def _start(self, attempt: Attempt, work: Coroutine[Any, Any, None]) -> None:
+    def start(self, attempt: Attempt, work: Coroutine[Any, Any, None]) -> None:
         """One piece of an attempt's work as a task; what goes wrong in it is logged, and the job stays held."""
         attempt.task = task = asyncio.create_task(work, name=f"{attempt.phase} {attempt.pod_name}")
         self._tasks.add(task)
@@ -176,7 +163,8 @@ class Supervisor:
 
     # launch
 
-    async def _launch(self, attempt: Attempt) -> None:
+    async def launch(self, attempt: Attempt) -> None:
+        """From the claim to the created pod, or to an end without one."""
         claim = attempt.claim
         if attempt.stop:
             self._end(attempt, _canceled(attempt.stop))
@@ -184,7 +172,7 @@ class Supervisor:
         try:
             launch = self._launcher.prepare(claim)
             attempt.description = launch.description
-            self._watch_logs(attempt)
+            self.follow_logs(attempt)
             self._show(attempt, "waiting", "the pod is being created")
             pod = await self._launcher.create(launch.manifest, lambda why: self._show(attempt, "waiting", why))
         except RejectedError as error:
@@ -194,14 +182,19 @@ class Supervisor:
         except ApiError as error:
             self._end(attempt, Outcome(Verdict.FAILED, Fault.PLATFORM, "create", f"The pod was not created: {error}"))
         else:
-            self._observe(attempt, pod)
+            self.observe(attempt, pod)
 
     async def _give_back(self, attempt: Attempt, delay: float, why: str) -> None:
+        if attempt.stop:
+            self._end(attempt, _canceled(attempt.stop))
+            return
+        attempt.phase = Phase.FINISHING  # a pod that appears from now on is not this job's any more
         if await self._ending.requeue(attempt, delay, why):
             self._show(attempt, "waiting", why)
-        self._forget(attempt)
+        self._roster.leave_behind(attempt)
 
-    def _watch_logs(self, attempt: Attempt) -> None:
+    def follow_logs(self, attempt: Attempt) -> None:
+        """Be ready to follow its containers' logs, as they start."""
         payload = attempt.claim.payload if isinstance(attempt.claim.payload, dict) else {}
         source = payload.get("source")
         has_secrets = bool(payload.get("secrets")) or (isinstance(source, dict) and bool(source.get("credentials")))
@@ -219,21 +212,37 @@ class Supervisor:
 
     def _seen(self, pod: Pod) -> None:
         """The reflector saw a pod that is new or has changed."""
-        attempt = self._attempts.get(pod["metadata"]["name"])
+        attempt = self._roster.of_pod(pod["metadata"]["name"])
         if attempt is None:
             self._orphans.seen(pod)
         else:
-            self._observe(attempt, pod)
+            self.observe(attempt, pod)
 
-    def _observe(self, attempt: Attempt, pod: Pod) -> None:
-        if attempt.phase in (Phase.FINISHING, Phase.DELETING) or _older(pod, attempt.pod):
+    def observe(self, attempt: Attempt, pod: Pod) -> None:
+        """Take note of the attempt's pod, new or changed, unless something newer is known."""
+        if _older(pod, attempt.pod):
             return
+        if attempt.phase in (Phase.FINISHING, Phase.DELETING):
+            if attempt.pod is None:  # it ends without a pod, and now there is one: to be deleted with the others
+                attempt.pod_uid, attempt.pod = pod["metadata"]["uid"], slim(pod)
+            return
+        if attempt.phase is Phase.LAUNCHING:
+            self._stop_creating(attempt)
         attempt.phase = Phase.FOLLOWING
         attempt.pod_uid = pod["metadata"]["uid"]
         attempt.pod = slim(pod)
         if attempt.streams is not None:
             attempt.streams.update(attempt.pod)
         self._judge(attempt)
+
+    def _stop_creating(self, attempt: Attempt) -> None:
+        """The pod is seen before the reply to its creation: sent again after the pod's end, that would make a second.
+
+        Not for an adopted attempt: its task creates nothing, and `mint` must not be left without its answer.
+        """
+        creating = attempt.task
+        if creating is not None and creating is not asyncio.current_task() and not attempt.claim.adopted:
+            creating.cancel()
 
     def _judge(self, attempt: Attempt) -> None:
         """Classify the pod as last seen, at this time."""
@@ -261,20 +270,25 @@ class Supervisor:
         else:
             return
         attempt.deletion_sent = True
-        self._spawn(self._delete(attempt, grace_seconds=grace))
+        self.spawn(self._delete(attempt, grace_seconds=grace))
 
     async def _delete(self, attempt: Attempt, *, grace_seconds: int | None) -> None:
-        """End a pod on request; when that fails, the next look at it tries again."""
-        if not await self._ending.delete_pod(attempt, grace_seconds=grace_seconds):
-            attempt.deletion_sent = False
+        """End a pod on request. Tried again here: a pod that runs may give no other occasion for hours."""
+        while not await self._ending.delete_pod(attempt, grace_seconds=grace_seconds):
+            if attempt.phase is Phase.DELETING:
+                self._roster.leave_behind(attempt)
+            if attempt.phase is not Phase.FOLLOWING:
+                attempt.deletion_sent = False
+                return
+            await asyncio.sleep(JUDGE_S)
 
     def _gone(self, name: str, uid: str, last: Pod | None) -> None:
         """The reflector saw that a pod is no more."""
-        attempt = self._attempts.get(name)
+        attempt = self._roster.of_pod(name)
         if attempt is None or uid != attempt.pod_uid:
             self._orphans.gone(name)
         elif attempt.phase is Phase.DELETING:
-            self._forget(attempt)
+            self._roster.forget(attempt)
         elif attempt.phase is Phase.FINISHING:
             attempt.pod_gone = True
         elif attempt.phase is Phase.FOLLOWING:
@@ -299,7 +313,7 @@ class Supervisor:
         if self._leaving:
             return
         attempt.phase, attempt.outcome = Phase.FINISHING, outcome
-        self._start(attempt, self._finish(attempt, outcome))
+        self.start(attempt, self._finish(attempt, outcome))
 
     async def _finish(self, attempt: Attempt, outcome: Outcome) -> None:
         if attempt.streams is not None:
@@ -308,71 +322,23 @@ class Supervisor:
         if recorded:
             self._show(attempt, outcome.verdict)
         if not recorded or attempt.pod is None or attempt.pod_gone:
-            self._forget(attempt)
+            self._roster.leave_behind(attempt)
             return
         attempt.phase = Phase.DELETING
-        self._release(attempt)
+        self._roster.release(attempt)
         if not attempt.deletion_sent and not await self._ending.delete_pod(attempt, grace_seconds=0):
-            self._forget(attempt)
-            self._orphans.seen(attempt.pod)  # to be tried again
+            self._roster.leave_behind(attempt)  # to be tried again
 
-    def _spawn(self, work: Coroutine[Any, Any, object]) -> None:
+    def spawn(self, work: Coroutine[Any, Any, object]) -> None:
+        """Work that belongs to no single attempt, as a task; what goes wrong in it is logged."""
         task = asyncio.create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._spawned_done)
 
-    # adopt
-
-    async def _renew_loop(self) -> None:
-        while True:
-            try:
-                await self._queue.renew()
-                await self._adopt()
-            except QueueUnavailable as error:
-                log.warning("nothing adopted: %s", error, extra={"action": "redis_away"})
-            await asyncio.sleep(self._lease_seconds / 3)
-
-    async def _adopt(self) -> None:
-        """Take over the jobs of dead workers, as far as there is room, and own claims whose reply was lost."""
-        while (room := self._capacity - self.in_flight) > 0:
-            claims = await self._queue.adopt(min(room, BATCH))
-            held = [self._hold(claim) for claim in claims]
-            for attempt in held:
-                if not attempt.claim.adopted:
-                    self._start(attempt, self._launch(attempt))
-            adopted = [attempt for attempt in held if attempt.claim.adopted]
-            for attempt in adopted:
-                self._metrics.adopted.inc()
-                log.info("adopted", extra={"action": "adopted", **attempt.log_extra})
-                attempt.description = self._launcher.describe(attempt.claim)
-                self._watch_logs(attempt)
-            if adopted:
-                # Not awaited here: while Kubernetes is away, the lease must be renewed all the same.
-                self._spawn(self._find_pods(adopted))
-            if len(claims) < BATCH:
-                return
-
-    async def _find_pods(self, adopted: list[Attempt]) -> None:
-        """A LIST that covers their creators' pods reports each pod that exists."""
-        await self.reflector.cover({attempt.claim.minted_by for attempt in adopted})
-        for attempt in adopted:
-            if attempt.phase is Phase.LAUNCHING and attempt.task is None:
-                self._start(attempt, self._find_or_mint(attempt))
-
-    async def _find_or_mint(self, attempt: Attempt) -> None:
-        """The LIST did not report the pod now: it was reported earlier, or there is none.
-
-        Its creator may still be about to create it, so this attempt's pod is never created here: the next attempt is.
-        """
-        pod = await self._launcher.find(attempt.pod_name)
-        if pod is not None:
-            self._observe(attempt, pod)
-            return
-        claim = await self._queue.mint(attempt.claim)
-        self._forget(attempt)
-        if claim is not None:
-            following = self._hold(claim)
-            self._start(following, self._launch(following))
+    def _spawned_done(self, task: "asyncio.Task[object]") -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("task failed", exc_info=error, extra={"action": "bug"})
 
     # cancel
 
@@ -385,34 +351,38 @@ class Supervisor:
                 self._obey(command, command.job_id)
 
     def _obey(self, command: Command, job_id: str) -> None:
-        attempt = self._by_job.get(job_id)
-        if attempt is None or command.execution_id not in (None, attempt.claim.execution_id):
+        attempt = self._roster.of_job(job_id, command.execution_id)
+        if attempt is None:
             return
         if command.kind is CommandKind.STOP:
-            self.stop_job(job_id, command.by)
+            self._stop(attempt, command.by)
         elif command.kind in (CommandKind.GONE, CommandKind.FENCED):
             log.warning("let go: %s", command.by, extra={"action": "let_go", **attempt.log_extra})
-            self._spawn(self._let_go(attempt, delete=command.kind is CommandKind.GONE))
+            self.spawn(self._let_go(attempt, delete=command.kind is CommandKind.GONE))
 
     async def _let_go(self, attempt: Attempt, *, delete: bool) -> None:
         """The job is no longer this worker's: record nothing; end the pod only where nobody else will."""
         if attempt.phase in (Phase.FINISHING, Phase.DELETING):
             return  # the commit is fenced, and decides by itself
         attempt.phase = Phase.DELETING
-        self._release(attempt)
+        self._roster.release(attempt)
         if attempt.task is not None:
             attempt.task.cancel()
         if attempt.streams is not None:
             await attempt.streams.cancel()
-        if delete and attempt.pod_uid:
-            await self._ending.delete_pod(attempt)
-        else:
-            self._forget(attempt)
+        if not delete or not attempt.pod_uid:
+            self._roster.forget(attempt)
+        elif not await self._ending.delete_pod(attempt):
+            self._roster.leave_behind(attempt)
 
     def stop_job(self, job_id: str, by: str) -> None:
         """End a job at somebody's request: gracefully when it runs, at once when it waits."""
-        attempt = self._by_job.get(job_id)
-        if attempt is None or attempt.stop:
+        attempt = self._roster.of_job(job_id)
+        if attempt is not None:
+            self._stop(attempt, by)
+
+    def _stop(self, attempt: Attempt, by: str) -> None:
+        if attempt.stop:
             return
         log.info("stop requested by %s", by, extra={"action": "stop", **attempt.log_extra})
         attempt.stop = by
@@ -438,27 +408,39 @@ class Supervisor:
 
     def _look_after(self) -> None:
         """Patience runs out without an event; and a pod may have gone before the watch knew it."""
-        for attempt in list(self._attempts.values()):
+        for attempt in self._roster.attempts():
+            known = self.reflector.knows(attempt.pod_name)
+            if attempt.phase is Phase.DELETING and not known:
+                self._roster.forget(attempt)
             if attempt.phase is not Phase.FOLLOWING:
                 continue
-            if isinstance(attempt.observation, Waiting):
+            if isinstance(attempt.observation, Waiting) or _is_deleted(attempt.pod):
                 self._judge(attempt)
-            if not self.reflector.knows(attempt.pod_name) and attempt.phase is Phase.FOLLOWING:
-                self._spawn(self._verify(attempt))
+            if not known and attempt.phase is Phase.FOLLOWING and attempt.pod_name not in self._verifying:
+                self.spawn(self._verify(attempt))
 
     async def _verify(self, attempt: Attempt) -> None:
         """Created, but deleted by somebody while no watch was open: no event will ever tell."""
-        pod = await self._launcher.find(attempt.pod_name)
+        self._verifying.add(attempt.pod_name)
+        try:
+            pod = await self._launcher.find(attempt.pod_name)
+        finally:
+            self._verifying.discard(attempt.pod_name)
         if attempt.phase is not Phase.FOLLOWING or self.reflector.knows(attempt.pod_name):
             return
         if pod is None:
             self._gone(attempt.pod_name, attempt.pod_uid, None)
         else:
-            self._observe(attempt, pod)
+            self.observe(attempt, pod)
 
 
 def _canceled(by: str) -> Outcome:
     return Outcome(Verdict.CANCELED, Fault.USER, "stop", f"Stopped before it started, by {by}.")
+
+
+def _is_deleted(pod: Pod | None) -> bool:
+    """Its end may come by the clock alone: a lost node sends no event."""
+    return pod is not None and "deletionTimestamp" in pod["metadata"]
 
 
 def _older(pod: Pod, known: Pod | None) -> bool:

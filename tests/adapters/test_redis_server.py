@@ -2,6 +2,8 @@ import asyncio
 import os
 import signal
 import socket
+import subprocess
+import sys
 from contextlib import closing
 from pathlib import Path
 
@@ -62,6 +64,32 @@ def test_a_taken_port_is_reported_with_the_servers_own_words(tmp_path: Path) -> 
         port = taken.getsockname()[1]
         with pytest.raises(ServerNotStarted, match="in use"), start_server(tmp_path, port=port):
             pytest.fail("the server started on a taken port")
+
+
+@pytest.mark.redis
+def test_two_servers_never_share_one_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("adapters.redis_server.SERVER_STOP_TIMEOUT", 0.1)
+    with start_server(tmp_path, durable=True) as server:
+        in_use = rf"process {server.pid}\) keeps its data in .*choose another folder"
+        with pytest.raises(ServerNotStarted, match=in_use), start_server(tmp_path, durable=True):
+            pytest.fail("a second server started on the same log")
+
+
+@pytest.mark.redis
+@pytest.mark.skipif(sys.platform != "linux", reason="other kernels do not tell a child of its parent's death")
+def test_a_server_ends_with_the_process_that_started_it_and_frees_its_log(tmp_path: Path) -> None:
+    owner = (
+        "import os, pathlib, signal, sys; from adapters.redis_server import start_server\n"
+        "with start_server(pathlib.Path(sys.argv[1]), durable=True):\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    killed = subprocess.run([sys.executable, "-c", owner, str(tmp_path)], check=False)
+
+    assert killed.returncode == -signal.SIGKILL
+    with start_server(tmp_path, durable=True) as server:  # it waits for the other's end
+        client = connect(server.url).sync
+        assert client.ping()
+        client.connection_pool.disconnect()
 
 
 def test_a_program_that_is_no_server_is_reported(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from adapters import redis_server
 from adapters.kubernetes_api import KubernetesApi
 from adapters.object_store import ObjectStore
 from adapters.redis_server import Connections
+from devcluster.audit import FaultPlan
 from devcluster.cluster import DevCluster
 from devcluster.process_runtime import Image, ProcessRuntime
 from devcluster.runtime import Runtime
@@ -96,11 +97,13 @@ class Site:
 
 
 @asynccontextmanager
-async def site(url: str, folder: Path, runtime: Runtime | None = None) -> AsyncIterator[Site]:
+async def site(
+    url: str, folder: Path, runtime: Runtime | None = None, faults: FaultPlan | None = None
+) -> AsyncIterator[Site]:
     """A cluster that runs processes, unless another runtime is given, and connections to the Redis at `url`."""
     runtime = runtime or ProcessRuntime({DEFAULT_POLICY.runner_image: runner_image()}, default=Image(path=host_path()))
     accounts = [DEFAULT_POLICY.service_account]
-    cluster = DevCluster(folder / "cluster", runtime, namespaces=[NAMESPACE], service_accounts=accounts)
+    cluster = DevCluster(folder / "cluster", runtime, namespaces=[NAMESPACE], service_accounts=accounts, faults=faults)
     await cluster.start()
     try:
         async with redis_server.connect(url) as connections:

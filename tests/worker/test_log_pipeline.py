@@ -6,11 +6,12 @@ from contextlib import asynccontextmanager
 
 import pytest
 from prometheus_client import CollectorRegistry
+from redis import exceptions
 
 from adapters import redis_server
 from adapters.kubernetes_api import ApiError
 from adapters.object_store import ObjectStore
-from adapters.redis_server import AsyncClient
+from adapters.redis_server import AsyncClient, RedisRefused, RedisUnavailable
 from runner_spec import wire
 from runner_spec.log_cursor import LogCursor
 from worker import log_writer
@@ -255,5 +256,55 @@ def test_following_shows_lines_as_they_come_until_the_end_is_recorded() -> None:
         await writer.close()
         await here.redis.hset(wire.attempts_key(JOB), str(ATTEMPT), "{}")
         assert [line async for line in lines] == []
+
+    run(test)
+
+
+class Ghost(Stream):
+    """While the stream is read, a write that was given up for lost takes effect after all."""
+
+    def __init__(self, here: World, lines: list[tuple[int, bytes]]) -> None:
+        super().__init__(lines)
+        self.writer: LogWriter | None = here.writer()
+
+    async def stream_log(
+        self, pod: str, container: str, *, since_time: str | None = None, follow: bool = True
+    ) -> AsyncGenerator[bytes, None]:
+        if self.writer is not None:
+            ghost, self.writer = self.writer, None
+            await ghost.open()
+            await ghost.append(b"2026-01-01T00:00:01.000000000Z a\n", LogCursor("2026-01-01T00:00:01.000000000Z", 1))
+        async for chunk in super().stream_log(pod, container, since_time=since_time, follow=follow):
+            yield chunk
+
+
+def test_a_write_that_was_given_up_for_lost_and_arrives_late_leaves_no_hole() -> None:
+    async def test(here: World) -> None:
+        following = follower(here, Ghost(here, [(1, b"a"), (2, b"b")]))
+        following.container_ended()
+        await following.run()
+        assert await here.text() == [b"a", b"b"]
+        assert (await here.reader.entries(JOB, ATTEMPT))["run"].complete
+
+    run(test)
+
+
+def test_a_server_that_is_loading_is_waited_for_and_other_refusals_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test(here: World) -> None:
+        answers: list[object] = [exceptions.BusyLoadingError("LOADING"), exceptions.ResponseError("WRONGTYPE")]
+
+        class Pipeline:
+            def execute_command(self, *_: object) -> None:
+                return
+
+            async def execute(self, *, raise_on_error: bool) -> list[object]:
+                assert not raise_on_error
+                return [answers.pop(0)]
+
+        monkeypatch.setattr(here.redis, "pipeline", lambda **_: Pipeline())
+        with pytest.raises(RedisUnavailable):
+            await here.batch.execute("GET", "a")
+        with pytest.raises(RedisRefused):
+            await here.batch.execute("GET", "a")
 
     run(test)

@@ -34,11 +34,12 @@ class Command:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A message on rq's channel; `name` is rq's word."""
+    """A message on rq's channel; `name` is rq's word. `by` is who asked: our own clients say so, rq's do not."""
 
     name: str
     job_id: str | None
     execution_id: str | None
+    by: str = ""
 
 
 def parse_message(data: object) -> Message | None:
@@ -49,9 +50,10 @@ def parse_message(data: object) -> Message | None:
         return None
     if not isinstance(payload, dict) or not isinstance(payload.get("command"), str):
         return None
-    job_id, execution_id = payload.get("job_id"), payload.get("execution_id")
+    job_id, execution_id, by = payload.get("job_id"), payload.get("execution_id"), payload.get("by")
     return Message(
         payload["command"],
         job_id if isinstance(job_id, str) else None,
         execution_id if isinstance(execution_id, str) else None,
+        by if isinstance(by, str) else "",
     )

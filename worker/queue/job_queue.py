@@ -195,6 +195,17 @@ class JobQueue:
                 logger.info("not queued any more, or deleted: dropped", extra=facts)
             return [self._hold(description) for description in reply[1]]
 
+    async def lapsed(self) -> set[str]:
+        """Incarnations that are dead, or released, and not forgotten yet: they may have left pods behind.
+
+        `adopt` forgets those without executions a minute after their end, so ask before.
+
+        Raises:
+            QueueUnavailable: no answer.
+        """
+        with queue_errors():
+            return await self.lease.lapsed()
+
     async def adopt(self, limit: int) -> list[Claim]:
         """Executions of dead incarnations, up to `limit`, and own ones that this worker was never told of.
 
@@ -410,7 +421,7 @@ class JobQueue:
                 if claim.execution_id == message.execution_id or (
                     message.name == "stop-job" and claim.job_id == message.job_id
                 ):
-                    self._ask_to_stop(claim, f"rq's command {message.name}")
+                    self._ask_to_stop(claim, message.by or f"rq's command {message.name}")
         elif message.name == "shutdown":
             self._commands.put_nowait(Command(CommandKind.SHUTDOWN, "rq's command shutdown"))
         elif message.name == "kill-horse":

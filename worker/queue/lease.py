@@ -30,8 +30,8 @@ DATE_FORMAT: Final = "%Y-%m-%dT%H:%M:%S.%fZ"
 class Lease:
     """`busy` tells how many executions the worker holds, for `rq info`.
 
-    A lease is a score in a zset: the server's time at which it ends; 0 means released or taken. A lapsed lease may be
-    renewed as long as nobody has taken anything from it: a short outage of Redis costs nothing.
+    A lease is a score in a zset: the server's time at which it ends, or the negative of when it was released or taken.
+    A lapsed lease may be renewed as long as nobody has taken anything from it: a short outage of Redis costs nothing.
     """
 
     def __init__(
@@ -106,13 +106,19 @@ class Lease:
                 self._register(pipeline)
                 await pipeline.execute()
 
+    async def lapsed(self) -> set[str]:
+        """Other incarnations whose lease has ended, by the server's clock as of the last heartbeat."""
+        with translated():
+            found: Any = await self._connections.control.zrangebyscore(wire.LEASES_KEY, "-inf", self.now())
+        return {name.decode("utf-8", "surrogateescape") for name in found} - {self._worker}
+
     async def release(self) -> None:
         """Give the lease up; executions stay registered, for others to adopt at once."""
         self._ends = 0.0
         rq_hash = keys.worker_hash(self._worker)
         with translated():
             pipeline = self._connections.control.pipeline(transaction=True)
-            pipeline.zadd(wire.LEASES_KEY, {self._worker: 0}, xx=True)
+            pipeline.zadd(wire.LEASES_KEY, {self._worker: -self.now()}, xx=True)
             pipeline.srem(keys.WORKERS, rq_hash)
             for queue in self._queues:
                 pipeline.srem(keys.queue_workers(queue), rq_hash)

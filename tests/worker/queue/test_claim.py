@@ -10,7 +10,7 @@ import pytest
 
 from runner_spec.wire import Refusal
 from tests.worker.queue.scene import DESCRIPTION, Place, Scene, Sender, claim_one, finish, play, raw_commands, redis_cli
-from worker.queue import LeaseLost
+from worker.queue import LeaseLost, QueueRefused
 
 HOSTILE_IDS = [
     "a:b:c",
@@ -297,3 +297,29 @@ def test_an_idle_worker_waits_without_asking_again_and_again(server: Place) -> N
         assert after - before <= 2  # our own INFO, and maybe a PING
 
     play(server, scenario)
+
+
+def test_keys_of_a_foreign_type_lose_no_job(place: Place) -> None:
+    """Redis rolls no script back: what fails after the pop would be gone."""
+
+    async def scenario(scene: Scene) -> None:
+        scene.enqueue("a", "b")
+        for key in ("dynapod:attempts:a", "rq:executions:a"):
+            await scene.redis.set(key, "not what it should be")
+        await scene.redis.rpush("dynapod:stop:a", "neither")
+        async with scene.worker() as queue:
+            assert [claim.job_id for claim in await queue.claim(5)] == ["a", "b"]
+
+    play(place, scenario)
+
+
+def test_a_registry_of_a_foreign_type_stops_the_claim_before_anything_is_taken(place: Place) -> None:
+    async def scenario(scene: Scene) -> None:
+        scene.enqueue("a")
+        await scene.redis.set("rq:wip:jobs", "no sorted set")
+        async with scene.worker() as queue:
+            with pytest.raises(QueueRefused):
+                await queue.claim(5)
+        assert await scene.redis.llen("rq:queue:jobs") == 1
+
+    play(place, scenario)

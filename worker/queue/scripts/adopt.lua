@@ -28,13 +28,14 @@ for _, dead in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', '(' .. decima
         local taken = take_over(member, dead, worker, wanted, ttl, now, fields)
         if taken then
             -- From the first execution taken, the incarnation is condemned: it must not renew and work on beside us.
-            redis.call('ZADD', KEYS[1], 0, dead)
+            redis.call('ZADD', KEYS[1], decimal(-now), dead)
             adopted[#adopted + 1] = taken
         end
     end
     if redis.call('SCARD', theirs) == 0 then
         local score = tonumber(redis.call('ZSCORE', KEYS[1], dead))
-        if score < now - forget then
+        -- Every worker has the time to hear of it (JobQueue.lapsed): it may have left pods behind.
+        if math.abs(score) < now - forget then
             redis.call('ZREM', KEYS[1], dead)
             redis.call('SREM', KEYS[2], 'rq:worker:' .. dead)
         end

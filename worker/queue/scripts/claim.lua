@@ -36,7 +36,9 @@ end
 -- id enqueued again: the ledger remembers.
 local function mint(id, job)
     local attempt = tonumber(redis.call('HGET', job, 'dynapod_attempt') or 0) or 0
-    if attempt == 0 then
+    -- Pods are named by it: what a producer left in the field must not keep every worker from its work.
+    if attempt < 1 or attempt > 1e9 or attempt ~= math.floor(attempt) then
+        attempt = 0
         for _, recorded in ipairs(redis.call('HKEYS', 'dynapod:attempts:' .. id)) do
             attempt = math.max(attempt, tonumber(recorded) or 0)
         end
@@ -60,8 +62,26 @@ local function start(id, job, queue)
     claimed[#claimed + 1] = describe(id, execution, fields)
 end
 
+-- Redis does not roll a script back: a key of a foreign type met after LPOP would lose the job. Keys of one job that
+-- are not what they must be are nobody's record, and go; a registry of the wrong type stops the claim before any pop.
+local function has_type(key, kind)
+    local found = redis.call('TYPE', key).ok
+    return found == 'none' or found == kind
+end
+local function mend(id)
+    local kinds = {['dynapod:attempts:' .. id] = 'hash', ['dynapod:stop:' .. id] = 'string', ['rq:executions:' .. id] = 'zset'}
+    for key, kind in pairs(kinds) do
+        if not has_type(key, kind) then
+            redis.call('DEL', key)
+        end
+    end
+end
+
 for q = 1, queues do
     local queue = ARGV[7 + q]
+    if not has_type('rq:wip:' .. queue, 'zset') then
+        return redis.error_reply('WRONGTYPE rq:wip:' .. queue .. ' is no sorted set')
+    end
     while #claimed < limit and bytes < byte_limit do
         local id = redis.call('LPOP', 'rq:queue:' .. queue)
         if not id then
@@ -72,6 +92,7 @@ for q = 1, queues do
         local status = is_hash and redis.call('HGET', job, 'status')
         -- A producer in another language may have left the status out; every other status means: not to be run.
         if status == 'queued' or (is_hash and not status and redis.call('HEXISTS', job, 'data') == 1) then
+            mend(id)
             start(id, job, queue)
         else
             dropped[#dropped + 1] = id

@@ -23,7 +23,7 @@ end
 -- 'live', 'lapsed' (nobody has touched its executions yet: it may be renewed) or 'lost'.
 local function lease_state(leases, worker, now)
     local score = tonumber(redis.call('ZSCORE', leases, worker) or 0)
-    if score == 0 then
+    if score <= 0 then
         return 'lost'
     elseif score < now then
         return 'lapsed'

@@ -1,0 +1,138 @@
+"""Taking over from workers that have died: the same attempts, the same pods.
+
+A worker lives under a lease. When one lapses, its executions are adopted (`JobQueue.adopt`). The pod of each is found
+by its creator's label, or there is none, and then the next attempt is minted: only the claim that minted an attempt may
+create its pod, since a dead worker's request may still take effect.
+"""
+
+import asyncio
+import logging
+from collections.abc import Coroutine
+from typing import Any, Final, Protocol
+
+from worker.attempt import Attempt, Phase, Pod
+from worker.launch import Launcher
+from worker.metrics import WorkerMetrics
+from worker.queue import Claim, JobQueue, QueueUnavailable
+from worker.reflector import Reflector
+from worker.roster import Roster
+
+log = logging.getLogger(__name__)
+
+BATCH: Final = 100
+REDIS_PAUSE_S: Final = 1.0
+
+
+class Hands(Protocol):
+    """What the supervisor does with an attempt that was taken over."""
+
+    def start(self, attempt: Attempt, work: Coroutine[Any, Any, None]) -> None:
+        """Run a piece of the attempt's work as a task."""
+
+    def spawn(self, work: Coroutine[Any, Any, object]) -> None:
+        """Run what belongs to no single attempt as a task."""
+
+    async def launch(self, attempt: Attempt) -> None:
+        """Create the attempt's pod."""
+
+    def follow_logs(self, attempt: Attempt) -> None:
+        """Be ready to follow its containers' logs."""
+
+    def observe(self, attempt: Attempt, pod: Pod) -> None:
+        """Take note of its pod."""
+
+
+class Adoption:
+    """Keeps the own lease and takes over from those who lost theirs."""
+
+    def __init__(
+        self,
+        *,
+        queue: JobQueue,
+        roster: Roster,
+        reflector: Reflector,
+        launcher: Launcher,
+        hands: Hands,
+        metrics: WorkerMetrics,
+        lease_seconds: float,
+    ) -> None:
+        self._queue = queue
+        self._roster = roster
+        self._reflector = reflector
+        self._launcher = launcher
+        self._hands = hands
+        self._metrics = metrics
+        self._lease_seconds = lease_seconds
+        self._dead: set[str] = set()  # incarnations whose lease has lapsed, as last asked
+
+    async def run(self) -> None:
+        """Renew the lease, and look for the jobs of others that have not, until cancelled or until it is lost."""
+        while True:
+            try:
+                await self._queue.renew()
+                await self._cover_dead()
+                await self._adopt()
+            except QueueUnavailable as error:
+                log.warning("nothing adopted: %s", error, extra={"action": "redis_away"})
+            await asyncio.sleep(self._lease_seconds / 3)
+
+    async def _cover_dead(self) -> None:
+        """See what pods dead workers left behind: one that died between record and deletion leaves no job to adopt."""
+        dead, known = await self._queue.lapsed(), self._dead
+        self._dead = dead
+        if dead - known:
+            # Not awaited, as in `_adopt`.
+            self._hands.spawn(self._reflector.cover(dead - known))
+
+    async def _adopt(self) -> None:
+        """Take over the jobs of dead workers, as far as there is room, and own claims whose reply was lost."""
+        while (room := self._roster.room) > 0:
+            claims = await self._queue.adopt(min(room, BATCH))
+            held = [self._roster.hold(claim) for claim in claims]
+            for attempt in held:
+                if not attempt.claim.adopted:
+                    self._hands.start(attempt, self._hands.launch(attempt))
+            adopted = [attempt for attempt in held if attempt.claim.adopted]
+            for attempt in adopted:
+                self._metrics.adopted.inc()
+                log.info("adopted", extra={"action": "adopted", **attempt.log_extra})
+                attempt.description = self._launcher.describe(attempt.claim)
+                self._hands.follow_logs(attempt)
+            if adopted:
+                # Not awaited here: while Kubernetes is away, the lease must be renewed all the same.
+                self._hands.spawn(self._find_pods(adopted))
+            if len(claims) < BATCH:
+                return
+
+    async def _find_pods(self, adopted: list[Attempt]) -> None:
+        """A LIST that covers their creators' pods reports each pod that exists."""
+        await self._reflector.cover({attempt.claim.minted_by for attempt in adopted})
+        for attempt in adopted:
+            if attempt.phase is Phase.LAUNCHING and attempt.task is None:
+                self._hands.start(attempt, self._find_or_mint(attempt))
+
+    async def _find_or_mint(self, attempt: Attempt) -> None:
+        """The LIST did not report the pod now: it was reported earlier, or there is none.
+
+        Its creator may still be about to create it, so this attempt's pod is never created here: the next attempt is.
+        """
+        pod = await self._launcher.find(attempt.pod_name)
+        if pod is not None:
+            self._hands.observe(attempt, pod)
+            return
+        claim = await self._mint(attempt)
+        if attempt.streams is not None:  # the pod may have come up meanwhile: too late, the attempt is superseded
+            await attempt.streams.cancel()
+        self._roster.leave_behind(attempt)
+        if claim is not None:
+            following = self._roster.hold(claim)
+            following.stop = following.stop or attempt.stop
+            self._hands.start(following, self._hands.launch(following))
+
+    async def _mint(self, attempt: Attempt) -> Claim | None:
+        while True:
+            try:
+                return await self._queue.mint(attempt.claim)
+            except QueueUnavailable as error:
+                log.warning("no attempt minted yet: %s", error, extra={"action": "redis_away", **attempt.log_extra})
+            await asyncio.sleep(REDIS_PAUSE_S)

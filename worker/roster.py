@@ -1,0 +1,80 @@
+"""The attempts that a worker holds, and the jobs and pods they are found by."""
+
+import asyncio
+
+from worker.attempt import Attempt
+from worker.launch import pod_name
+from worker.metrics import WorkerMetrics
+from worker.orphans import Orphans
+from worker.queue import Claim
+
+
+class Roster:
+    """Which attempts this worker holds, at most `capacity` jobs. A recorded one stays until its pod is gone."""
+
+    def __init__(self, capacity: int, orphans: Orphans, metrics: WorkerMetrics) -> None:
+        self._capacity = capacity
+        self._orphans = orphans
+        self._metrics = metrics
+        self._by_pod: dict[str, Attempt] = {}
+        self._by_job: dict[str, Attempt] = {}
+        self._released = asyncio.Event()
+        metrics.capacity.set(capacity)
+
+    @property
+    def in_flight(self) -> int:
+        """Jobs held, without those whose end is recorded."""
+        return len(self._by_job)
+
+    @property
+    def room(self) -> int:
+        """How many more jobs may be taken; not above zero when it is full."""
+        return self._capacity - self.in_flight
+
+    async def wait_for_room(self) -> None:
+        """Until a job has been released."""
+        self._released.clear()
+        await self._released.wait()
+
+    def attempts(self) -> list[Attempt]:
+        """All of them, also those whose pod is only being deleted."""
+        return list(self._by_pod.values())
+
+    def of_pod(self, name: str) -> Attempt | None:
+        """The attempt whose pod has this name."""
+        return self._by_pod.get(name)
+
+    def of_job(self, job_id: str, execution_id: str | None = None) -> Attempt | None:
+        """The job's newest attempt, or the one of this execution."""
+        newest = self._by_job.get(job_id)
+        if newest is not None and execution_id in (None, newest.claim.execution_id):
+            return newest
+        # The id was enqueued again while it ran, and this very worker has claimed it: the older attempt is meant.
+        return next((a for a in self._by_pod.values() if a.claim.execution_id == execution_id), None)
+
+    def hold(self, claim: Claim) -> Attempt:
+        """Take an attempt in hand."""
+        attempt = Attempt(claim, pod_name(claim), stop=claim.stop_requested or "")
+        self._orphans.gone(attempt.pod_name)  # this worker sees to it itself
+        self._by_pod[attempt.pod_name] = self._by_job[claim.job_id] = attempt
+        self._metrics.in_flight.set(self.in_flight)
+        return attempt
+
+    def release(self, attempt: Attempt) -> None:
+        """The job is out of this worker's hands; the pod may still be going."""
+        if self._by_job.get(attempt.claim.job_id) is attempt:
+            del self._by_job[attempt.claim.job_id]
+        self._metrics.in_flight.set(self.in_flight)
+        self._released.set()
+
+    def forget(self, attempt: Attempt) -> None:
+        """Job and pod are over, or somebody else's."""
+        self.release(attempt)
+        if self._by_pod.get(attempt.pod_name) is attempt:
+            del self._by_pod[attempt.pod_name]
+
+    def leave_behind(self, attempt: Attempt) -> None:
+        """Forget the attempt; if it has a pod, somebody must see to its deletion once Redis says that it is over."""
+        self.forget(attempt)
+        if attempt.pod is not None and not attempt.pod_gone:
+            self._orphans.seen(attempt.pod)
