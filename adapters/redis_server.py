@@ -60,6 +60,8 @@ BLOCKING_CONNECTIONS: Final = 64
 POOL_TIMEOUT: Final = 20.0
 SERVER_START_TIMEOUT: Final = 10.0
 SERVER_STOP_TIMEOUT: Final = 10.0
+# How long to wait for a server whose parent was killed: the kernel has told it to end, it flushes its log first.
+LOCK_TIMEOUT: Final = 5.0
 # Runs the server such that the kernel sends it SIGTERM (it then flushes its log) when we die without stopping it: a
 # server left behind would go on taking jobs that no worker serves. Arguments: our process id, the server's words.
 # A program of its own because a `preexec_fn` may deadlock in a process with threads. 1 is PR_SET_PDEATHSIG.
@@ -289,7 +291,7 @@ def _locked(folder: Path) -> Iterator[TextIO]:
     A server inherits it, and holds it as long as it lives, whatever becomes of us.
     """
     with (folder / "lock").open("a+", encoding="ascii") as lock:
-        deadline = time.monotonic() + SERVER_STOP_TIMEOUT  # a server whose parent was killed is ending by itself
+        deadline = time.monotonic() + LOCK_TIMEOUT
         while True:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

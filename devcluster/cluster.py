@@ -3,7 +3,6 @@
 import asyncio
 import fcntl
 import json
-import logging
 import os
 import secrets
 from collections.abc import Mapping, Sequence
@@ -23,7 +22,6 @@ from devcluster.store import DEFAULT_HISTORY, Store
 from devcluster.tokens import TokenIssuer
 from devcluster.volumes import remove_tree
 
-_LOG: Final = logging.getLogger(__name__)
 NOTICE: Final = (
     "Containers run as plain processes of this machine and this user: nothing isolates them from your files, your "
     "network or each other. Run only jobs that you would run in your own shell."
@@ -120,8 +118,6 @@ class DevCluster:
         except OSError as error:
             await self.stop()
             raise ClusterError(f"port={self._port}: {error.strerror}; choose another, or 0 for a free one") from error
-        if self._runtime.uses_files:
-            _LOG.warning(NOTICE)
 
     def _prepare_root(self) -> None:
         self._root.mkdir(parents=True, exist_ok=True)

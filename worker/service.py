@@ -135,8 +135,8 @@ async def run_worker(settings: WorkerSettings) -> None:
     if settings.namespace not in {"", policy.namespace}:
         # Pods would be made in one namespace and watched in the other.
         raise SettingsError(
-            f"namespace: {settings.namespace!r} is not the policy's, {policy.namespace!r}; leave the setting out, or set "
-            "`namespace` in the policy"
+            f"namespace: {settings.namespace!r} is not the policy's, {policy.namespace!r}; leave the setting out, or "
+            "set `namespace` in the policy"
         )
     store = ObjectStore.from_url(settings.store)
     registry = CollectorRegistry()

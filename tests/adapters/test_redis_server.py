@@ -68,7 +68,7 @@ def test_a_taken_port_is_reported_with_the_servers_own_words(tmp_path: Path) -> 
 
 @pytest.mark.redis
 def test_two_servers_never_share_one_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("adapters.redis_server.SERVER_STOP_TIMEOUT", 0.1)
+    monkeypatch.setattr("adapters.redis_server.LOCK_TIMEOUT", 0.1)
     with start_server(tmp_path, durable=True) as server:
         in_use = rf"process {server.pid}\) keeps its data in .*choose another folder"
         with pytest.raises(ServerNotStarted, match=in_use), start_server(tmp_path, durable=True):

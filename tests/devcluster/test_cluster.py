@@ -15,7 +15,6 @@ from kubernetes.aio import config, watch
 
 from devcluster.audit import Fault, RequestFacts
 from devcluster.cluster import NOTICE, ClusterError, DevCluster
-from devcluster.process_runtime import ProcessRuntime
 from devcluster.sleep_runtime import SleepRuntime
 from devcluster.status_error import StatusError
 from tests.devcluster.conformance.api_client import Client, Json, asynchronous, pod, terminated
@@ -246,15 +245,17 @@ async def test_what_a_killed_cluster_left_is_removed(tmp_path: Path) -> None:
         assert not left.exists()
 
 
-@asynchronous
-async def test_the_notice_is_logged_once_and_only_for_processes(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(("options", "notices"), [((), 1), (("--sleep", "1"), 0)])
+def test_the_notice_is_given_once_and_only_for_processes(
+    tmp_path: Path, options: tuple[str, ...], notices: int
 ) -> None:
-    async with local_cluster(tmp_path / "a", ProcessRuntime()):
-        assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [NOTICE]
-    caplog.clear()
-    async with local_cluster(tmp_path / "b", SleepRuntime(1)):
-        assert caplog.records == []
+    command = [sys.executable, "-m", "devcluster", "--root", str(tmp_path), *options]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        assert server.stdout.readline().startswith("listening on ")
+        server.terminate()
+        _, errors = server.communicate(timeout=30)
+    assert errors.count(NOTICE) == notices
 
 
 def test_the_kubeconfig_is_private(tmp_path: Path) -> None:

@@ -174,7 +174,7 @@ def test_a_running_job_is_asked_to_stop_durably_and_at_once(redis_url: str) -> N
         message = pubsub.get_message(timeout=5)
         pubsub.close()
         assert message is not None
-        assert json.loads(message["data"]) == {"command": "stop-job", "job_id": 'odd "id"'}
+        assert json.loads(message["data"]) == {"command": "stop-job", "job_id": 'odd "id"', "by": "me@here"}
         assert connections.sync.get(wire.stop_key('odd "id"')) == b"me@here"
         assert connections.sync.hget('rq:job:odd "id"', "status") == b"started"
 

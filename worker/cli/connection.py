@@ -58,9 +58,8 @@ async def connect(redis_url: str, store_url: str | None = None) -> AsyncIterator
     except ClientError as error:
         raise InvalidInputError(str(error)) from error
     except redis_server.RedisError as error:
-        raise PlatformError(
-            f"{error}. Is {without_password(redis_url)} right? Name another with --redis URL."
-        ) from error
+        message = f"{str(error).rstrip('.')}. Is {without_password(redis_url)} right? Name another with --redis URL."
+        raise PlatformError(message) from error
     except StoreError as error:
         raise PlatformError(f"the object store failed: {error}") from error
 

@@ -51,11 +51,15 @@ def read_ending(status: JobStatus) -> Ending:
     if not verdict:
         return _unrecorded(status)
     exit_code = result.get("exit_code")
+    fault, reason, message = (str(result.get(field) or "") for field in ("fault", "reason", "message"))
+    if status.status == "canceled" and verdict != "canceled":  # rq's word for a job that waited, here for its retry
+        message = f"The job was canceled while it waited to try again; its last attempt {verdict}: {message}"
+        verdict, fault, reason = "canceled", "user", "canceled"
     return Ending(
         verdict=verdict,
-        fault=str(result.get("fault") or ""),
-        reason=str(result.get("reason") or ""),
-        message=str(result.get("message") or ""),
+        fault=fault,
+        reason=reason,
+        message=message,
         exit_code=exit_code if isinstance(exit_code, int) else None,
         attempt=_whole(result.get("attempt")) or status.attempt,
         commit=str(result.get("commit") or ""),

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from worker.cli.cancellation import cancel_and_wait
 from worker.cli.live_view import LiveView
@@ -71,30 +71,51 @@ async def follow(client: "JobClient", job_id: str, narrator: Narrator, *, interv
 
     Raises:
         UnknownJobError: when Redis has no such job.
+        BrokenPipeError: nobody hears the narrator any more (`| head`); at once, not only when the job changes.
     """
+    closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    ticker = asyncio.create_task(_tick(narrator))
+    follower = asyncio.create_task(_follow(client, job_id, narrator, closed, interval))
+    try:
+        waits: set[asyncio.Future[Any]] = {closed, follower}
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        if closed.done():
+            closed.result()
+        return follower.result()
+    finally:
+        await cancel_and_wait(ticker, follower)
+
+
+async def _follow(
+    client: "JobClient", job_id: str, narrator: Narrator, closed: "asyncio.Future[None]", interval: float
+) -> JobStatus:
     reader: asyncio.Task[None] | None = None
     attempt = 0
-    ticker = asyncio.create_task(_tick(narrator))
     try:
         async for status in client.changes(job_id, interval=interval):
             while attempt < status.attempt:
                 await _drain(reader, narrator)
                 attempt += 1
-                reader = asyncio.create_task(_read_log(client, job_id, attempt, narrator))
+                reader = asyncio.create_task(_read_log(client, job_id, attempt, narrator, closed))
             narrator.status(status)
             if status.ended:
                 break
         await _drain(reader, narrator)
     finally:
-        await cancel_and_wait(ticker, reader)
+        await cancel_and_wait(reader)
     return status
 
 
-async def _read_log(client: "JobClient", job_id: str, attempt: int, narrator: Narrator) -> None:
+async def _read_log(
+    client: "JobClient", job_id: str, attempt: int, narrator: Narrator, closed: "asyncio.Future[None]"
+) -> None:
     try:
         async with aclosing(client.logs(job_id, attempt, follow=True)) as lines:
             async for line in lines:
                 narrator.log(line)
+    except BrokenPipeError as error:
+        if not closed.done():
+            closed.set_exception(error)
     except Exception as error:  # noqa: BLE001 - whatever a store raises: the job goes on, and so does the following
         narrator.remark(f"the log of attempt {attempt} could not be read to its end: {type(error).__name__}: {error}")
 

@@ -20,6 +20,13 @@ def duration(seconds: float) -> str:
     return f"{whole // _HOUR} h {whole % _HOUR // _MINUTE:02} min"
 
 
+def roughly(seconds: float) -> str:
+    """A stage's duration: a whole number comes of Kubernetes' times, which are whole seconds, and is no exact one."""
+    if not seconds.is_integer() or seconds >= _MINUTE:
+        return duration(seconds)
+    return f"~{seconds:.0f} s" if seconds >= 1 else "< 1 s"
+
+
 def size(octets: int) -> str:
     """`812 B`, `1.2 kB`, `34 MB`: two digits or more, decimal units."""
     value = float(octets)

@@ -24,7 +24,7 @@ from worker.cli.following import TerminalNarrator, follow
 from worker.cli.interrupt import two_step_interrupts
 from worker.cli.local_source import local_source
 from worker.cli.reporting import narrator, report
-from worker.cli.secret_options import Secrets, read_secrets, secret_options
+from worker.cli.secret_options import Secrets, read_secrets, require_secrets, secret_options
 from worker.cli.staging import staged_source
 from worker.cli.state_folder import default_state
 from worker.cli.terminal import Terminal
@@ -112,7 +112,7 @@ def run(
     description = read_file(file)
     data = local_source(description.document.data, description.folder, override=source, ref=ref)
     data = changed(data, variables, timeout)
-    description.parse(data)
+    require_secrets(description.parse(data), secrets)
     configure_logging(verbose=verbose)
     terminal = Terminal(sys.stderr if as_json else sys.stdout)
     teller = narrator(terminal, quiet=quiet, timestamps=verbose)

@@ -3,9 +3,14 @@
 import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+from worker.cli.exit_status import InvalidInputError
+
+if TYPE_CHECKING:
+    from runner_spec.description import JobDescription
 
 Secrets = dict[str, dict[str, str]]
 Command = Callable[..., Any]
@@ -52,6 +57,21 @@ def read_secrets(
             except ValueError as error:
                 raise click.BadParameter(f"{place}: {error}", param_hint=option) from error
     return secrets
+
+
+def require_secrets(description: "JobDescription", given: Secrets) -> None:
+    """See that each secret of a description has a value.
+
+    Raises:
+        InvalidInputError: naming all that have none.
+    """
+    problems = [
+        f"  secrets.{name}: no value was given; add --secret-env {ref.secret}/{ref.key}=VARIABLE, or --secret-file"
+        for name, ref in description.secrets.items()
+        if ref.key not in given.get(ref.secret, {})
+    ]
+    if problems:
+        raise InvalidInputError("\n".join(["secrets are missing", *problems]))
 
 
 def _variable(name: str, environ: Mapping[str, str]) -> str:

@@ -61,6 +61,7 @@ def submit(
     terminal = Terminal(sys.stderr if as_json else sys.stdout)
 
     async def work(client: "JobClient") -> "JobStatus | None":
+        await client.ping()
         await _enqueue(client, data, job, queue, unique=unique)
         if not (as_json and not follows):
             click.echo(job, err=as_json)
@@ -83,5 +84,5 @@ async def _enqueue(client: "JobClient", data: dict[str, object], job: str, queue
         raise click.BadParameter(str(error), param_hint="--job-id") from error
     except RedisUnavailable as error:
         # The reply may be what was lost, not the request.
-        message = f"{error}. The job may have been enqueued or not: ask with `dynapod status {job}`."
+        message = f"{str(error).rstrip('.')}. The job may have been enqueued or not: ask with `dynapod status {job}`."
         raise PlatformError(message) from error

@@ -7,7 +7,7 @@ from runner_spec.report import ArtifactReport, StepReport
 from worker.cli.ending import Ending
 from worker.cli.log_text import display_text
 from worker.cli.paint import PLAIN, Paint
-from worker.cli.quantity import counted, duration, short_digest, size
+from worker.cli.quantity import counted, duration, roughly, short_digest, size
 from worker.cli.table import table
 from worker.job_status import JobStatus
 
@@ -77,7 +77,7 @@ def summary_document(
 
 def _stages(ending: Ending, seconds: float) -> list[str]:
     rows = [
-        (display_text(stage.name), _NONE if stage.seconds is None else duration(stage.seconds))
+        (display_text(stage.name), _NONE if stage.seconds is None else roughly(stage.seconds))
         for stage in ending.stages
     ]
     lines = table(("stage", "time"), [*rows, ("in all", duration(seconds))] if rows else [], right=("time",))

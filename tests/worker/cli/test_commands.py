@@ -256,3 +256,21 @@ def test_unknown_jobs_are_errors(redis: SyncClient, store: ObjectStore) -> None:
     for command in ("status", "logs"):
         result = dynapod(command, "nope")
         assert (result.exit_code, "no job 'nope'" in result.output) == (2, True)
+
+
+def test_validate_checks_the_other_files_when_one_cannot_be_read(good: str, tmp_path: Path) -> None:
+    missing = str(tmp_path / "missing.yaml")
+    result = dynapod("validate", missing, good)
+    assert result.exit_code == 2
+    assert result.output == f"{missing}: No such file or directory\n{good}: valid\n"
+    report = json.loads(dynapod("validate", "--json", missing).stdout)
+    assert report == [
+        {"file": missing, "valid": False, "problems": [], "error": f"{missing}: No such file or directory"}
+    ]
+
+
+def test_a_submission_that_reached_nobody_says_so(good: str, tmp_path: Path) -> None:
+    result = dynapod("submit", good, "--redis", f"unix://{tmp_path}/nobody")
+    assert result.exit_code == 3
+    assert "Name another with --redis URL" in result.output
+    assert "may have been enqueued" not in result.output

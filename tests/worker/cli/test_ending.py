@@ -63,3 +63,9 @@ def test_a_result_is_read_whole() -> None:
 @pytest.mark.parametrize("key", ["stages", "timings", "steps", "caches", "artifacts", "commit", "attempt"])
 def test_a_damaged_part_does_not_hide_the_verdict(key: str, damage: object) -> None:
     assert read_ending(ended(result={**succeeded(), key: damage})).verdict == "succeeded"
+
+
+def test_a_job_canceled_while_it_waited_for_its_retry_is_canceled() -> None:
+    ending = read_ending(ended("canceled", failed()))
+    assert (ending.verdict, ending.fault, exit_status(ending)) == ("canceled", "user", 130)
+    assert "canceled while it waited to try again; its last attempt failed: " in ending.message

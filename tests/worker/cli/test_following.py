@@ -146,3 +146,20 @@ def test_a_job_that_never_began_has_no_log() -> None:
         assert notebook.notes == ["canceled 0"]
 
     play(scenario)
+
+
+@pytest.mark.parametrize("ends", ["started", "finished"])
+def test_a_closed_output_ends_the_following(ends: str) -> None:
+    class ClosedOutput(Notebook):
+        def log(self, line: LogChunk) -> None:
+            super().log(line)
+            raise BrokenPipeError
+
+    async def scenario(connections: Connections) -> None:
+        await put(connections, ends, 1)()
+        notebook = ClosedOutput()
+        with pytest.raises(BrokenPipeError):
+            await follow(JobClient(connections.control, logs=ScriptedLogs({1: ["a"]})), "j", notebook, interval=0.001)
+        assert not any(note.startswith("remark") for note in notebook.notes)
+
+    play(scenario)

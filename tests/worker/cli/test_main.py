@@ -115,3 +115,23 @@ def test_commands_are_completed() -> None:
 def test_all_commands_have_distinct_names() -> None:
     context = click.Context(cli)
     assert [cli.get_command(context, name).name for name in COMMANDS] == list(COMMANDS)  # type: ignore[union-attr]
+
+
+def test_a_mistyped_command_is_answered_with_the_one_that_was_meant(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["sumbit", "x.yaml"]) == 2
+    assert "No such command 'sumbit'. Did you mean submit?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("--namespace", "elsewhere", "namespace: 'elsewhere' is not the policy's, 'default'"),
+        ("--capacity", "many", "write a whole number from 1 to 100000"),
+        ("--lease-seconds", "long", "write a number from 1 to 600"),
+    ],
+)
+def test_a_worker_refuses_settings_that_cannot_work(
+    option: str, value: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["worker", "--store", str(tmp_path), option, value]) == 2
+    assert message in capsys.readouterr().err

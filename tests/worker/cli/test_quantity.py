@@ -1,6 +1,6 @@
 import pytest
 
-from worker.cli.quantity import counted, duration, short_digest, size
+from worker.cli.quantity import counted, duration, roughly, short_digest, size
 
 
 @pytest.mark.parametrize(
@@ -44,3 +44,10 @@ def test_digests_are_shortened_as_git_does() -> None:
 
 def test_counts_have_their_plural() -> None:
     assert [counted(number, "file") for number in (0, 1, 2)] == ["0 files", "1 file", "2 files"]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.0, "< 1 s"), (1.0, "~1 s"), (11.0, "~11 s"), (1.25, "1.2 s"), (61.0, "1 min 01 s")]
+)
+def test_times_of_whole_seconds_claim_no_more(seconds: float, text: str) -> None:
+    assert roughly(seconds) == text

@@ -139,3 +139,24 @@ def test_ctrl_c_stops_the_job_and_is_status_130(job: Path, times: int) -> None:
     if times == 1:
         assert "stopping now\n" in text
         assert ": canceled (" in text
+
+
+def test_a_closed_pipe_ends_the_run_without_a_traceback(job: Path) -> None:
+    with subprocess.Popen(
+        arguments(job), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(job.parent)
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr is not None
+        errors = process.stderr.read()
+    assert (process.returncode, errors) == (141, "")
+
+
+def test_a_secret_without_a_value_is_refused_before_anything_starts(job: Path) -> None:
+    command = [word for word in arguments(job) if not word.startswith(("--secret-env", "npm/"))]
+    done = subprocess.run(
+        command, capture_output=True, text=True, env=environment(job.parent), check=False, timeout=100
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "secrets.TOKEN: no value was given; add --secret-env npm/token=VARIABLE" in done.stderr

@@ -3,7 +3,9 @@ from pathlib import Path
 import click
 import pytest
 
-from worker.cli.secret_options import read_secrets
+from runner_spec.description import parse_description
+from worker.cli.exit_status import InvalidInputError
+from worker.cli.secret_options import read_secrets, require_secrets
 
 
 def test_values_come_from_the_option_a_variable_or_a_file(tmp_path: Path) -> None:
@@ -33,3 +35,17 @@ def test_a_file_that_cannot_be_used_is_an_error_that_names_it(tmp_path: Path) ->
     (tmp_path / "binary").write_bytes(b"\xff")
     with pytest.raises(click.BadParameter, match="not UTF-8"):
         read_secrets([], [], [f"git/key={tmp_path}/binary"])
+
+
+def test_every_secret_of_a_description_needs_a_value() -> None:
+    description = parse_description(
+        {
+            "image": "x",
+            "steps": [{"run": "true"}],
+            "secrets": {"A": {"secret": "npm", "key": "a"}, "B": {"secret": "npm", "key": "b"}},
+        }
+    )
+    with pytest.raises(InvalidInputError, match=r"secrets\.B: no value was given; add --secret-env npm/b=") as caught:
+        require_secrets(description, {"npm": {"a": "1"}})
+    assert "secrets.A" not in caught.value.message
+    require_secrets(description, {"npm": {"a": "1", "b": "2"}})

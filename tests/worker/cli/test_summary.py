@@ -18,7 +18,7 @@ db          1 min 06 s
 unfinished           -
 checkout         1.2 s
 run         1 min 02 s
-upload           2.0 s
+upload            ~2 s
 in all      1 min 05 s
 commit 0123456789abcdef0123456789abcdef01234567
 
