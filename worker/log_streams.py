@@ -9,6 +9,7 @@ from typing import Any, Final
 from adapters.object_store import ObjectStore
 from adapters.redis_server import AsyncClient, translated
 from runner_spec import anatomy, wire
+from worker.cancellation import end_tasks
 from worker.log_batch import LogBatch
 from worker.log_follower import LogFollower, LogSource
 from worker.log_writer import LogWriter
@@ -130,8 +131,7 @@ class LogStreams:
 
         Returns the containers whose logs could not be stored, with why: nobody has declared that yet.
         """
-        for task in self._tasks.values():
-            task.cancel()
+        await end_tasks(self._tasks.values())
         results = await asyncio.gather(*self._tasks.values(), return_exceptions=True)
         failed = {}
         for name, result in zip(self._tasks, results, strict=True):

@@ -15,6 +15,7 @@ from typing import Any, Final, Protocol
 
 from adapters.kubernetes_api import ApiError, WatchEvent
 from runner_spec import anatomy
+from worker.cancellation import end_tasks
 from worker.metrics import WorkerMetrics
 
 log = logging.getLogger(__name__)
@@ -150,9 +151,7 @@ class Reflector:
                 await asyncio.wait({watching, changing}, return_when=asyncio.FIRST_COMPLETED)
             finally:
                 changing.cancel()
-                if not watching.done():
-                    watching.cancel()
-                    await asyncio.wait({watching})
+                await end_tasks([watching])
             if watching.cancelled():
                 self._metrics.watches.labels("selector").inc()
                 return

@@ -20,6 +20,7 @@ from adapters.object_store import ObjectStore
 from adapters.redis_server import Connections
 from runner_spec.document import load_document
 from runner_spec.policy import DEFAULT_POLICY, Policy, parse_policy
+from worker.cancellation import end_tasks
 from worker.health import HealthServer
 from worker.log_streams import LogKeeper
 from worker.metrics import WorkerMetrics
@@ -89,13 +90,7 @@ class Worker:
     async def ended(self) -> None:
         """Until the worker ends by itself; raises what ended it."""
         assert self._task is not None
-        try:
-            await asyncio.shield(self._task)
-        except BaseExceptionGroup as group:
-            # The supervisor's task group wraps the one error that ended it; a lost lease is no bug to be reported.
-            if len(group.exceptions) == 1:
-                raise group.exceptions[0] from None
-            raise
+        await asyncio.shield(self._task)
 
     async def stop(self) -> None:
         """Leave at once: pods run on, other workers adopt them."""
@@ -190,6 +185,4 @@ async def _first(*waits: Coroutine[Any, Any, object]) -> None:
         for task in done:
             task.result()
     finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end_tasks(tasks)

@@ -24,6 +24,7 @@ from runner_spec.outcome import Fault, Outcome, Running, Verdict, Waiting
 from runner_spec.policy import Policy
 from worker.adoption import Adoption
 from worker.attempt import Attempt, Phase, Pod, has_started, slim
+from worker.cancellation import end_tasks
 from worker.ending import Ending
 from worker.launch import Launcher, QuotaExceededError, RejectedError
 from worker.log_streams import LogKeeper, LogStreams
@@ -99,21 +100,25 @@ class Supervisor:
 
     async def run(self) -> None:
         """Until cancelled, or until the lease is lost (the exception of `JobQueue.renew`)."""
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self.reflector.run(), name="reflector")
-            group.create_task(self._board.run(), name="state board")
-            group.create_task(self._adoption.run(), name="lease")
-            group.create_task(self._tick_loop(), name="tick")
-            group.create_task(self._command_loop(), name="commands")
-            await self.reflector.cover({self._queue.worker})
-            group.create_task(self._claim_loop(), name="claim")
+        loops = [
+            asyncio.create_task(self.reflector.run(), name="reflector"),
+            asyncio.create_task(self._board.run(), name="state board"),
+            asyncio.create_task(self._adoption.run(), name="lease"),
+            asyncio.create_task(self._tick_loop(), name="tick"),
+            asyncio.create_task(self._command_loop(), name="commands"),
+            asyncio.create_task(self._claim_loop(), name="claim"),
+        ]
+        try:
+            done, _ = await asyncio.wait(loops, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            await end_tasks(loops)
 
     async def leave(self) -> None:
         """Hand everything over: others adopt the jobs at once; no pod is touched, no log byte is lost."""
         self._leaving = True
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await end_tasks(self._tasks)
         await asyncio.gather(*(a.streams.cancel() for a in self._roster.attempts() if a.streams is not None))
         await self._board.flush()
         await self._queue.release()
@@ -121,6 +126,7 @@ class Supervisor:
     # claim
 
     async def _claim_loop(self) -> None:
+        await self.reflector.cover({self._queue.worker})
         while True:
             try:
                 await self._claim_once()
