@@ -144,6 +144,9 @@ def _component(part: str) -> str:
 def _character_class(body: str) -> str:
     negated = body[0] in "!^"
     inner = re.sub(r"([\\\[\]^&~|])", r"\\\1", body[1:] if negated else body)
+    # A hyphen in front is itself, also behind the `^/` of a negation; and `--` would be read as a set difference.
+    first = "\\-" if inner.startswith("-") else ""
+    inner = first + inner.removeprefix("-").replace("--", "-\\-")
     expression = f"[{'^/' if negated else ''}{inner}]"
     try:
         re.compile(expression)

@@ -2,7 +2,7 @@ import hashlib
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from runner.cachekey import KeyExpressionError, resolve
@@ -74,7 +74,18 @@ def test_patterns_that_leave_the_workspace_are_refused(pattern: str) -> None:
         compile_globs([pattern])
 
 
+@pytest.mark.parametrize(
+    ("pattern", "yes", "no"),
+    [("[+--]", "-+,", "a."), ("[!--]", "a+", "-"), ("[--a]", "-Aa", "b+"), ("[&&a~~]", "&a~", "b")],
+)
+def test_hyphens_and_doubled_signs_in_a_class_mean_themselves(pattern: str, yes: str, no: str) -> None:
+    globs = compile_globs([pattern])
+    assert all(globs.matches(name) for name in yes)
+    assert not any(globs.matches(name) for name in no)
+
+
 @given(st.text(alphabet="ab*?[]!^-\\/.", min_size=1, max_size=12))
+@example("[?--]")
 def test_any_pattern_is_compiled_or_refused(pattern: str) -> None:
     try:
         globs = compile_globs([pattern])
