@@ -1,10 +1,21 @@
-"""A real Redis server for the tests marked `redis`: one per test process, so pytest-xdist may run them in parallel."""
+"""What all tests share: a real Redis for those marked `redis`, and how property tests choose their examples.
 
+One Redis server per test process, so that pytest-xdist may run them in parallel. Property tests take the same examples
+on every run, and have no deadline, because a shared machine may pause at any line; `HYPOTHESIS_PROFILE=explore pytest`
+looks for new examples, many more of them.
+"""
+
+import os
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from adapters.redis_server import Server, connect, find_server, start_server
+
+settings.register_profile("repeatable", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("explore", deadline=None, max_examples=2000, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 
 
 @pytest.fixture(scope="session")
