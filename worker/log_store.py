@@ -147,11 +147,13 @@ class LogReader:
             # Asked before reading: the log is stored before the end is recorded, so the last round misses nothing.
             with translated():
                 ended = bool(await self._redis.hexists(wire.attempts_key(job_id), str(attempt)))
+            sources = []
             for name, entry in (await self.entries(job_id, attempt)).items():
                 if wanted in (None, name):
                     tail = tails.setdefault(name, self._tail(job_id, attempt, name))
-                    async for line in tail.lines(entry, last=ended):
-                        yield line
+                    sources.append(tail.lines(entry, last=ended))
+            async for line in _in_turn(sources):
+                yield line
             if ended:
                 return
             if tails:
@@ -167,6 +169,16 @@ class LogReader:
             )
         if not news:  # the embedded Redis does not block
             await asyncio.sleep(0.02)
+
+
+async def _in_turn(sources: list[AsyncGenerator[LogChunk, None]]) -> AsyncIterator[LogChunk]:
+    """What is new in each, the one that begins first going first: a quick job's stages come in their order."""
+    begun = [(await anext(source, None), source) for source in sources]
+    for first, source in sorted(begun, key=lambda pair: time_key(pair[0].timestamp) if pair[0] else ""):
+        if first is not None:
+            yield first
+            async for line in source:
+                yield line
 
 
 class _LogTail:

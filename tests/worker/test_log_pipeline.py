@@ -241,6 +241,20 @@ def test_containers_are_merged_by_time() -> None:
     run(test)
 
 
+def test_following_shows_the_stages_of_a_quick_job_in_their_order() -> None:
+    async def test(here: World) -> None:
+        for container, second in (("upload", 3), ("checkout", 1), ("run", 2)):
+            writer = here.writer(container)
+            await writer.open()
+            stamp = f"2026-01-01T00:00:0{second}Z"
+            await writer.append(f"{stamp} {container}\n".encode(), LogCursor(stamp, 1))
+        await here.redis.hset(wire.attempts_key(JOB), str(ATTEMPT), "{}")
+        lines = [line.text async for line in here.reader.read(JOB, ATTEMPT, follow=True)]
+        assert lines == [b"checkout", b"run", b"upload"]
+
+    run(test)
+
+
 def test_following_shows_lines_as_they_come_until_the_end_is_recorded() -> None:
     async def test(here: World) -> None:
         writer = here.writer()
