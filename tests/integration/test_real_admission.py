@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from adapters.kubernetes_api import ApiError, KubernetesApi
+from tests.devcluster.conformance.api_client import TLS_CLOSE_S
 
 pytestmark = pytest.mark.cluster
 
@@ -38,6 +39,7 @@ async def namespace() -> AsyncIterator[KubernetesApi]:
     finally:
         await api.call("DELETE", f"/api/v1/namespaces/{name}")
         await api.close()
+        await asyncio.sleep(TLS_CLOSE_S)
 
 
 async def dry_run(api: KubernetesApi, pod: dict[str, Any]) -> None:
