@@ -8,7 +8,6 @@ with the execution among the watched keys: the same fence. docs/decisions/0001-c
 import asyncio
 import logging
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final
@@ -21,6 +20,7 @@ from adapters.redis_server import Connections, ScriptMissing, SyncPipeline, Watc
 from adapters.redis_server import RedisError as ServerError
 from adapters.redis_server import RedisUnavailable as ServerUnavailable
 from runner_spec import wire
+from worker.cancellation import end_tasks
 from worker.queue import keys
 from worker.queue.claim import Held
 from worker.queue.errors import QueueRefused
@@ -74,11 +74,7 @@ class Committer:
     async def aclose(self) -> None:
         """Stop; settlements without an answer are cancelled: whoever adopts their executions settles them again."""
         tasks = [task for task in (self._loop_task, *self._slow_tasks) if task is not None]
-        for task in tasks:
-            task.cancel()
-        for task in tasks:
-            with suppress(asyncio.CancelledError):
-                await task
+        await end_tasks(tasks)
         while not self._waiting.empty():
             self._waiting.get_nowait().answer.cancel()
 

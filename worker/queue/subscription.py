@@ -3,10 +3,10 @@
 import asyncio
 import logging
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any, Final
 
 from adapters.redis_server import Connections, RedisError, translated
+from worker.cancellation import end_tasks
 from worker.queue import keys
 from worker.queue.command import Message, parse_message
 
@@ -39,9 +39,7 @@ class Subscription:
     async def aclose(self) -> None:
         """Unsubscribe."""
         if self._task is not None:
-            self._task.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._task
+            await end_tasks([self._task])
 
     async def _run(self) -> None:
         while True:

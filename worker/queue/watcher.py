@@ -11,6 +11,7 @@ from contextlib import suppress
 from typing import Any, Final
 
 from adapters.redis_server import Connections, RedisError, translated
+from worker.cancellation import end_tasks
 from worker.queue import keys
 
 logger = logging.getLogger(__name__)
@@ -41,11 +42,7 @@ class Watcher:
 
     async def aclose(self) -> None:
         """Stop watching."""
-        for task in self._tasks:
-            task.cancel()
-        for task in self._tasks:
-            with suppress(asyncio.CancelledError):
-                await task
+        await end_tasks(self._tasks)
 
     async def wait(self, timeout: float) -> bool:  # noqa: ASYNC109 - the queue's own waiting time, not a deadline for it
         """True when a queue seems to have a job, False after `timeout` seconds."""
@@ -89,7 +86,9 @@ class Watcher:
         length: Any = self._connections.control.llen
         while True:
             await self._wanted[name].wait()
-            if await length(name):
+            with translated():
+                waiting = await length(name)
+            if waiting:
                 self._report(name)
             else:
                 await asyncio.sleep(EMBEDDED_POLL)
