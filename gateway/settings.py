@@ -48,6 +48,15 @@ def _names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
+def _one_of(*choices: str) -> Callable[[str], str]:
+    def read(text: str) -> str:
+        if text not in choices:
+            raise ValueError(f"one of {', '.join(choices)}")
+        return text
+
+    return read
+
+
 def _setting(default: Any, read: Callable[[str], Any], meaning: str) -> Any:  # noqa: ANN401 - as dataclasses.field
     return field(default=default, metadata={"read": read, "meaning": meaning})
 
@@ -85,6 +94,8 @@ class GatewaySettings:
         ("default",), _names, "where jobs run, comma-separated: tokens of pods elsewhere are refused"
     )
     drain_seconds: float = _setting(30.0, _seconds, "how long running transfers may finish when the gateway stops")
+    log_level: str = _setting("info", _one_of("debug", "info", "warning", "error"), "least severe messages to log")
+    log_format: str = _setting("text", _one_of("text", "json"), "how to log: text for people, json for machines")
     limits: Limits = field(default_factory=Limits)
 
     def __post_init__(self) -> None:

@@ -1,4 +1,7 @@
-"""Debian's Prometheus as a pod that scrapes the pods of a namespace, asked through the API server's proxy."""
+"""Debian's Prometheus as a pod that scrapes an installation, asked through the API server's proxy.
+
+It finds the pods by name: Debian's has no discovery by Kubernetes.
+"""
 
 import json
 import time
@@ -16,33 +19,19 @@ POLL_S: Final = 0.5
 
 
 class Prometheus:
-    """Lives in `namespace`, scrapes every second what has a port named `metrics` or `http` in `scraped`."""
+    """Lives in `namespace`, scrapes each second, as `worker` and `gateway`, those pods of `system`."""
 
-    def __init__(self, namespace: str, scraped: str) -> None:
+    def __init__(self, namespace: str, system: str) -> None:
         self._namespace = namespace
-        self._scraped = scraped
+        self._system = system
 
     def start(self) -> None:
         """Create the pod; `wait` tells when it is ready."""
-        account = {"kind": "ServiceAccount", "name": "prometheus", "namespace": self._namespace}
-        role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "prometheus"}
-        rules = [{"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list", "watch"]}]
         here = {"name": "prometheus", "namespace": self._namespace}
-        there = {"name": "prometheus", "namespace": self._scraped}
-        api = "rbac.authorization.k8s.io/v1"
-        objects: list[dict[str, Any]] = [
-            {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": here},
-            {"apiVersion": api, "kind": "Role", "metadata": there, "rules": rules},
-            {"apiVersion": api, "kind": "RoleBinding", "metadata": there, "roleRef": role, "subjects": [account]},
-            {
-                "apiVersion": "v1",
-                "kind": "ConfigMap",
-                "metadata": here,
-                "data": {"prometheus.yml": yaml.safe_dump(self._configuration())},
-            },
-            {"apiVersion": "v1", "kind": "Pod", "metadata": here, "spec": _pod()},
-        ]
-        kubectl("apply", "-f", "-", stdin=manifests(objects))
+        data = {"prometheus.yml": yaml.safe_dump(self._configuration())}
+        configuration = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": here, "data": data}
+        pod = {"apiVersion": "v1", "kind": "Pod", "metadata": here, "spec": _pod()}
+        kubectl("apply", "-f", "-", stdin=manifests([configuration, pod]))
 
     def wait(self) -> None:
         """Until it answers."""
@@ -51,23 +40,14 @@ class Prometheus:
         )
 
     def _configuration(self) -> dict[str, Any]:
-        def from_pod(fact: str, label: str) -> dict[str, Any]:
-            return {"source_labels": [f"__meta_kubernetes_pod_{fact}"], "target_label": label}
+        def scraped(component: str, port: int) -> dict[str, Any]:
+            name = f"dynapod-{component}-metrics.{self._system}.svc"
+            discovery = {"names": [name], "type": "A", "port": port, "refresh_interval": "1s"}
+            return {"job_name": component, "dns_sd_configs": [discovery]}
 
-        named = {"source_labels": ["__meta_kubernetes_pod_container_port_name"], "regex": "metrics|http"}
         return {
             "global": {"scrape_interval": "1s"},
-            "scrape_configs": [
-                {
-                    "job_name": "dynapod",
-                    "kubernetes_sd_configs": [{"role": "pod", "namespaces": {"names": [self._scraped]}}],
-                    "relabel_configs": [
-                        named | {"action": "keep"},
-                        from_pod("label_app_kubernetes_io_component", "component"),
-                        from_pod("name", "pod"),
-                    ],
-                }
-            ],
+            "scrape_configs": [scraped("worker", 9090), scraped("gateway", 8080)],
         }
 
     def ask(self, query: str) -> float | None:
@@ -93,7 +73,7 @@ class Prometheus:
 def _pod() -> dict[str, Any]:
     command = "prometheus --config.file=/etc/config/prometheus.yml --storage.tsdb.path=/data --web.listen-address=:9090"
     return {
-        "serviceAccountName": "prometheus",
+        "automountServiceAccountToken": False,
         "terminationGracePeriodSeconds": 1,
         "securityContext": {"runAsUser": 1000, "runAsNonRoot": True, "fsGroup": 1000},
         "containers": [

@@ -12,6 +12,7 @@ from typing import Any, Final
 from tests.charts.cluster import KubectlError, get, kubectl, run, unique
 from tests.charts.helm import CHART
 from tests.cluster import images
+from tests.cluster.servers import BUCKET
 
 INSTALL_S: Final = 150
 # The node is small, and shared with other tests.
@@ -94,7 +95,7 @@ class Release:
                 "server": {"image": {"repository": services, "tag": services_tag}, "resources": SMALL},
             },
             "store": {
-                "url": "s3://dynapod/chart",
+                "url": f"s3://{BUCKET}/chart",
                 "env": [{"name": name, "value": value} for name, value in sorted(store.items())],
             },
             "policy": {

@@ -31,6 +31,8 @@ def test_namespaces_are_a_list() -> None:
         ("DYNAPOD_GATEWAY_STALL_SECONDS", "0"),
         ("DYNAPOD_GATEWAY_TRANSFERS", "0"),
         ("DYNAPOD_GATEWAY_NAMESPACES", " , "),
+        ("DYNAPOD_GATEWAY_LOG_LEVEL", "loud"),
+        ("DYNAPOD_GATEWAY_LOG_FORMAT", "xml"),
         ("DYNAPOD_GATEWAY_MAX_CACHE_BYTE", "1"),
     ],
 )

@@ -52,7 +52,7 @@ def gateway(environ: Mapping[str, str], kubeconfig: str | None) -> None:
         settings = GatewaySettings.load(environ)
     except GatewaySettingsError as error:
         raise InvalidInputError(str(error)) from error
-    configure_service_log("info", "text")
+    configure_service_log(settings.log_level, settings.log_format)
     serve(run_gateway(settings, kubeconfig))
 
 
