@@ -4,11 +4,13 @@ PYTHON ?= python3
 # Extra arguments for pytest, and which tests: make test TESTS=tests/runner PYTEST_ARGS=-x
 PYTEST_ARGS ?= -n auto
 TESTS ?= tests
+# Cluster tests mostly wait for pods: three at a time also where there are two cores. A file's tests share its servers.
+CLUSTER_ARGS ?= -n 3 --dist loadfile --durations 15
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.complete
 WORK := .dynapod
-SOURCES := adapters devcluster gateway runner runner_spec worker tests examples
+SOURCES := adapters benchmarks devcluster docker gateway runner runner_spec worker tests examples
 
 # Tests and tools see an empty home folder: nobody's git or pip configuration decides whether they pass.
 # Not for making the environment itself: a python3 that is a shim of a version manager finds itself through HOME.
@@ -16,7 +18,7 @@ QUIET_HOME := HOME=$(CURDIR)/$(WORK)/home XDG_CONFIG_HOME= XDG_CACHE_HOME= XDG_S
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo foreign test test-cluster check format lock clean
+.PHONY: help demo foreign test test-cluster bench-start check format lock images test-images clean
 
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -53,12 +55,17 @@ test: $(STAMP) ## Run all tests; those that need a cluster skip themselves, and 
 
 test-cluster: $(STAMP) ## Run the tests that need a Kubernetes cluster, the one that KUBECONFIG names
 	@test -n "$$KUBECONFIG" || { echo "make: set KUBECONFIG to a cluster's credentials file" >&2; exit 1; }
-	$(BIN)/python -m pytest -m cluster $(TESTS)
+	$(BIN)/python -m pytest -rs -m cluster $(CLUSTER_ARGS) $(TESTS)
+
+# Extra arguments: make bench-start BENCH_ARGS='--runs 20 --json'
+bench-start: $(STAMP) ## Time from submit to the user's first line, beside kubectl apply, on the cluster of KUBECONFIG
+	@$(BIN)/python -m benchmarks.start $(BENCH_ARGS)
 
 check: $(STAMP) ## Lint, formatting, types, layers: what CI checks
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/mypy
+	$(BIN)/mypy docker/rootfs.py
 	$(BIN)/lint-imports
 
 format: $(STAMP) ## Format the code and fix what can be fixed by a machine
@@ -71,6 +78,29 @@ LOCK := uv pip compile --quiet --generate-hashes --universal --no-emit-index-url
 lock: ## Lock the dependencies of pyproject.toml anew (needs uv)
 	$(LOCK) pyproject.toml -o requirements/runtime.txt
 	$(LOCK) pyproject.toml --group test --group check --group build -o requirements/dev.txt
+	$(LOCK) --group build --constraint requirements/dev.txt -o requirements/build.txt
+
+# See docs/images.md. IMAGE_TOOL: docker, podman or buildah; IMAGE_ARGS: more arguments for its `build`.
+IMAGE_TOOL ?= docker
+IMAGE_ARGS ?=
+IMAGE_PREFIX ?= dynapod-
+IMAGE_TAG ?= $(VERSION)
+VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"$$/\1/p' runner_spec/version.py)
+# $(1): folder of the Dockerfile, $(2): name of the image, $(3): its own arguments
+build-image = $(IMAGE_TOOL) build --build-arg BASE=$(BASE) $(3) $(IMAGE_ARGS) \
+	--file $(1)/$(2).Dockerfile --tag $(IMAGE_PREFIX)$(2):$(IMAGE_TAG) .
+need-base = @test -n "$(BASE)" || { echo "make: set BASE to an image of Debian 12 with python3, pip, venv, git and \
+	ca-certificates: make $@ BASE=name:tag" >&2; exit 1; }
+
+images: ## Build the images of runner and worker: make images BASE=name:tag (docs/images.md)
+	$(need-base)
+	$(call build-image,docker,runner,--build-arg VERSION=$(VERSION))
+	$(call build-image,docker,worker,--build-arg VERSION=$(VERSION))
+
+test-images: ## Build the images that the cluster tests use as jobs and services: make test-images BASE=name:tag
+	$(need-base)
+	$(call build-image,tests/images,job)
+	$(call build-image,tests/images,services)
 
 clean: ## Remove everything that make and dynapod made here
 	rm -rf $(VENV) $(WORK) build dist .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -41,7 +41,7 @@ def main() -> int:
         console.say("checkout canceled by SIGTERM")
         report, code = CheckoutReport("canceled", "canceled by SIGTERM"), Exit.CANCELED
     if environment:
-        termination.write(environment.termination_log, replace(report, seconds=round(time.monotonic() - began, 2)))
+        termination.write(environment, replace(report, seconds=round(time.monotonic() - began, 2)))
     return code
 
 
@@ -75,7 +75,8 @@ class Checkout:
             source = replace(source, url=url)
         masks.send_masks(plan, environment, credentials, self._gateway_or_none())
 
-        shell.install(environment.bin, environment.busybox)
+        if environment.bin is not None:  # otherwise `run` has them from a volume of this very image
+            shell.install(environment.bin, environment.busybox)
         commit = ""
         if source:
             policy = RetryPolicy(environment.retry_base, _GIT_ATTEMPTS)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from runner.errors import TemporaryError
 from runner_spec import anatomy
@@ -13,19 +13,25 @@ from runner_spec.plan import Plan
 ENV_BUSYBOX: Final = "DYNAPOD_BUSYBOX"  # a static busybox to install in place of /bin/busybox
 ENV_RETRY_BASE: Final = "DYNAPOD_RETRY_BASE"  # seconds before the first retry; doubles each time
 
+Number = TypeVar("Number", int, float)
+
 
 @dataclass(frozen=True, slots=True)
 class Environment:
-    """Paths and addresses; None where this container has no such thing. `retry_base` is in seconds."""
+    """Paths and addresses; None where this container has no such thing.
+
+    `retry_base` is in seconds, `report_limit` in bytes.
+    """
 
     workspace: Path
     home: Path
-    bin: Path
     state: Path
     plan: Path
     busybox: Path
     retry_base: float = 1.0
+    bin: Path | None = None
     termination_log: Path | None = None
+    report_limit: int = anatomy.TERMINATION_MESSAGE_LIMIT_BYTES
     gateway: str | None = None
     token: Path | None = None
     credentials: Path | None = None
@@ -37,7 +43,8 @@ class Environment:
         """The environment as these variables describe it.
 
         Raises:
-            TemporaryError: when one that every container has is missing: worker and runner image do not match.
+            TemporaryError: when one that every container has is missing, or a number is none: worker and runner image
+                do not match.
         """
 
         def required(name: str) -> Path:
@@ -48,19 +55,21 @@ class Environment:
         def optional(name: str) -> Path | None:
             return Path(value) if (value := variables.get(name)) else None
 
-        try:
-            retry_base = float(variables.get(ENV_RETRY_BASE, "1"))
-        except ValueError as error:
-            value = variables[ENV_RETRY_BASE]
-            raise TemporaryError("environment", f"{ENV_RETRY_BASE}: {value!r} is no number of seconds") from error
+        def number(name: str, kind: type[Number], default: Number) -> Number:
+            try:
+                return kind(variables.get(name, default))
+            except ValueError as error:
+                raise TemporaryError("environment", f"{name}: {variables[name]!r} is no number") from error
+
         return cls(
             workspace=required(anatomy.ENV_WORKSPACE),
             home=required("HOME"),
-            bin=required(anatomy.ENV_BIN),
             state=required(anatomy.ENV_STATE),
             plan=required(anatomy.ENV_PLAN),
             busybox=Path(variables.get(ENV_BUSYBOX) or "/bin/busybox"),
-            retry_base=retry_base,
+            retry_base=number(ENV_RETRY_BASE, float, 1.0),
+            bin=optional(anatomy.ENV_BIN),
+            report_limit=number(anatomy.ENV_REPORT_LIMIT, int, anatomy.TERMINATION_MESSAGE_LIMIT_BYTES),
             termination_log=optional(anatomy.ENV_TERMINATION_LOG),
             gateway=variables.get(anatomy.ENV_GATEWAY) or None,
             token=optional(anatomy.ENV_TOKEN),

@@ -7,12 +7,13 @@
 #   $DYNAPOD_PLAN/steps  a shell fragment (runner_spec/steps.py): limits, steps, after steps
 #   $DYNAPOD_STATE       the scripts are written here; at the end `exit`, the decimal exit code
 #   $DYNAPOD_TERMINATION_LOG  receives a RunReport (runner_spec/report.py) as JSON
+#   $DYNAPOD_REPORT_LIMIT     how many bytes of it the kubelet keeps; 4096 when it is not set
 #
 # Signals are acted on inside their traps, never by a flag that a loop looks at: between a look at the flag and
 # `wait`, a signal would be noticed only when the step has ended by itself. A trap runs between any two commands, so
 # its scratch variables are `local` (not POSIX, but known to dash, ash and bash): it must not change those of the code
 # it interrupts.
-#   TERM  cancel      USR1  the deadline's timer has ended      USR2  the grace period's timer has ended
+#   TERM  cancel, or the end of keeping      USR1  the deadline's timer has ended      USR2  the grace period's timer has ended
 #
 # Times are centiseconds from /proc/uptime, which is monotonic and read without a fork.
 
@@ -22,9 +23,12 @@ _dynapod_pid=               # the running step: leader of its own session and pr
 _dynapod_timer= _dynapod_grace_timer=
 _dynapod_ending=            # set once the running step has been told to end
 _dynapod_deadline=0         # uptime at which the running phase must be over; 0 = never
-_dynapod_phase=start        # start, steps, after, done
+_dynapod_phase=start        # start, steps, after, keep, done
 _dynapod_cause=ok           # the first thing that went wrong: ok, step, timeout, canceled
 _dynapod_code=0 _dynapod_message=
+_dynapod_told=              # set by the first TERM
+_dynapod_keep=0 _dynapod_hint= # for how long to stay after a failure; what to tell people then
+_dynapod_keeper=            # the sleep meanwhile: leader of its own session
 _dynapod_reports=           # JSON objects, each followed by a comma
 
 # --- What the fragment calls -----------------------------------------------------------------------------------------
@@ -35,6 +39,8 @@ dynapod_limits() {
     fi
     _dynapod_timeout=$2 _dynapod_grace=$3 _dynapod_after_budget=$4
 }
+
+dynapod_keep() { _dynapod_keep=$1 _dynapod_hint=$2; }
 
 dynapod_step() { _dynapod_store "$@"; }
 
@@ -137,7 +143,9 @@ _dynapod_blame() { # cause, exit code, message: the first cause stands
 
 _dynapod_on_term() {
     local _dynapod_now _dynapod_up _dynapod_rest _dynapod_text _dynapod_new_timer
+    _dynapod_told=1
     _dynapod_blame canceled 143 "canceled by SIGTERM"
+    [ -z "$_dynapod_keeper" ] || _dynapod_signal_group KILL "$_dynapod_keeper"
     # After steps run to their end (or budget) even when canceled: they are what cleans up.
     [ "$_dynapod_phase" != steps ] || _dynapod_end_step
 }
@@ -295,16 +303,45 @@ _dynapod_run() { # number of the step; sets _dynapod_status
     _dynapod_reports="$_dynapod_reports$_dynapod_entry},"
 }
 
+# --- Keeping a failed job's container --------------------------------------------------------------------------------
+
+# Stays until the time is over or somebody ends it, so that people can look around with `kubectl exec`: that needs a
+# running container. The verdict stands already; who was told to end before it came here does not stay.
+_dynapod_stay() {
+    case $_dynapod_cause in step | timeout) ;; *) return 0 ;; esac
+    [ "$_dynapod_keep" -gt 0 ] && [ -z "$_dynapod_told" ] || return 0
+    _dynapod_phase=keep _dynapod_deadline=0
+    printf '[dynapod] %s\n' "$_dynapod_hint"
+    _dynapod_decimal "$_dynapod_keep"
+    _dynapod_sleep "${_dynapod_text%.00}" </dev/null >/dev/null 2>&1 &
+    _dynapod_keeper=$!
+    # A signal that came before this line found nothing to end.
+    [ -z "$_dynapod_told" ] || _dynapod_signal_group KILL "$_dynapod_keeper"
+    # `wait` returns for every signal; a process that still exists has not ended.
+    while kill -0 "$_dynapod_keeper" 2>/dev/null; do wait "$_dynapod_keeper" 2>/dev/null; done
+    _dynapod_keeper=
+}
+
+_dynapod_sleep() {
+    if [ -n "$_dynapod_busybox" ]; then _dynapod_exec_session "$_dynapod_busybox" sleep "$1"; fi
+    _dynapod_exec_session sleep "$1"
+}
+
 # --- The end ---------------------------------------------------------------------------------------------------------
 
 _dynapod_finish() { # writes the state and the report, exits
     _dynapod_phase=done
     trap '' TERM INT HUP USR1 USR2
     trap - EXIT
-    # The kubelet keeps 4096 bytes. The oldest steps give way: the one that failed is among the last. The renderer
-    # escapes `}` inside names, so a `},` always ends an entry.
+    # The kubelet keeps only so many bytes. The oldest steps give way: the one that failed is among the last. The
+    # renderer escapes `}` inside names, so a `},` always ends an entry. 120: keys, quotes, and what is added below.
+    case $DYNAPOD_REPORT_LIMIT in
+    '' | *[!0-9]*) _dynapod_room=4096 ;;
+    *) _dynapod_room=$DYNAPOD_REPORT_LIMIT ;;
+    esac
+    _dynapod_room=$((_dynapod_room - ${#_dynapod_message} - 120))
     _dynapod_dropped=0
-    while [ "${#_dynapod_reports}" -gt 3700 ]; do
+    while [ -n "$_dynapod_reports" ] && [ "${#_dynapod_reports}" -gt "$_dynapod_room" ]; do
         _dynapod_reports=${_dynapod_reports#*\},}
         _dynapod_dropped=$((_dynapod_dropped + 1))
     done
@@ -379,6 +416,7 @@ _dynapod_main() {
         _dynapod_run "$_dynapod_number"
         [ "$_dynapod_status" = 0 ] || _dynapod_blame step "$_dynapod_status" ""
     done
+    _dynapod_stay
     _dynapod_finish
 }
 

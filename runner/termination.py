@@ -1,44 +1,45 @@
-"""Termination messages: the kubelet keeps 4096 bytes, so a report gives up its least telling parts first."""
+"""Termination messages: the kubelet keeps at most 4096 bytes, so a report gives up its least telling parts first."""
 
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 from runner import console
+from runner.environment import Environment
+from runner_spec.anatomy import TERMINATION_MESSAGE_LIMIT_BYTES
 from runner_spec.report import (
     ArtifactReport,
     CacheReport,
     CheckoutReport,
     UploadReport,
-    fits,
     to_json,
 )
 
 
-def write(path: Path | None, report: CheckoutReport | UploadReport) -> None:
+def write(environment: Environment, report: CheckoutReport | UploadReport) -> None:
     """Write the message; a missing or unwritable file is a warning, for the exit code alone decides."""
-    if path is None:
+    if environment.termination_log is None:
         return
     try:
-        with path.open("wb") as file:
-            file.write(message(report).encode())
+        with environment.termination_log.open("wb") as file:
+            file.write(message(report, environment.report_limit).encode())
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
         console.warn(f"cannot write the termination message: {error}")
 
 
-def message(report: CheckoutReport | UploadReport) -> str:
-    """JSON of at most 4096 bytes."""
+def message(report: CheckoutReport | UploadReport, limit: int = TERMINATION_MESSAGE_LIMIT_BYTES) -> str:
+    """JSON of at most `limit` bytes: more would be cut anywhere, and a cut report is none. A limit of 512 always holds.
+
+    ensure_ascii=False in `to_json`: a name that is no valid UTF-8 must not cost the whole message.
+    """
     for shorter in _shorter(report):
-        text = to_json(shorter)
-        # ensure_ascii=False in to_json: a name that is no valid UTF-8 must not cost the whole message.
-        text = text.encode("utf-8", "backslashreplace").decode()
-        if fits(text):
-            return text
-    return to_json(type(report)(reason=report.reason, message=_cut(report.message, 200)))
+        text = to_json(shorter).encode("utf-8", "backslashreplace").decode()
+        if len(text.encode()) <= limit:
+            break
+    return text
 
 
 def _shorter(report: CheckoutReport | UploadReport) -> Iterator[CheckoutReport | UploadReport]:
@@ -58,11 +59,14 @@ def _shorter(report: CheckoutReport | UploadReport) -> Iterator[CheckoutReport |
         if isinstance(report, UploadReport):
             report = _each_artifact(report, partial(_short_artifact, length=length))
         yield report
-    for count in (15, 7, 3):
+    for count in (15, 7, 3, 1, 0):
         report = replace(report, caches=report.caches[:count])
         if isinstance(report, UploadReport):
             report = replace(report, artifacts=report.artifacts[:count])
         yield report
+    for length in (60, 20):
+        # A character may take six bytes: a control character, escaped.
+        yield replace(report, reason=_cut(report.reason, 40), message=_cut(report.message, length))
 
 
 def _each_artifact(report: UploadReport, change: Callable[[ArtifactReport], ArtifactReport]) -> UploadReport:

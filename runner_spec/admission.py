@@ -37,12 +37,18 @@ class Decision:
 
 @dataclass(frozen=True, slots=True)
 class EffectiveJob:
-    """A description with every value settled. `timeout` in seconds; `service_resources` are in the services' order."""
+    """A description with every value settled.
+
+    `timeout` and `keep` (0: not at all) in seconds; `service_resources` and `ready_timeouts` (seconds; 0 where nothing
+    is waited for) are in the services' order.
+    """
 
     description: JobDescription
     timeout: int
+    keep: int
     resources: Settled
     service_resources: tuple[Settled, ...]
+    ready_timeouts: tuple[int, ...]
     cache_scope: str
 
 
@@ -86,6 +92,7 @@ def admit(description: JobDescription, policy: Policy) -> Admission:
     job = EffectiveJob(
         description=description,
         timeout=_timeout(ledger, description),
+        keep=_keep(ledger, description),
         resources=_resources(
             ledger,
             "resources",
@@ -94,6 +101,7 @@ def admit(description: JobDescription, policy: Policy) -> Admission:
             ("max_resources", policy.max_resources),
         ),
         service_resources=tuple(_service(ledger, place, service) for place, service in enumerate(description.services)),
+        ready_timeouts=tuple(_ready(ledger, place, service) for place, service in enumerate(description.services)),
         cache_scope=_cache_scope(description, policy),
     )
     _record_policy(ledger, job)
@@ -154,13 +162,12 @@ def _check_secrets(ledger: _Ledger, description: JobDescription) -> None:
     ]
     source = description.source
     if isinstance(source, GitSource) and source.credentials:
+        # They are mounted as a whole, so they need all of the Secret's keys.
         wanted.append(("source.credentials.secret", source.credentials.secret, None))
     for path, secret, key in wanted:
         value = secret if key is None else f"{secret}/{key}"
         ledger.decide(path, value, DESCRIPTION, "policy.secrets")
-        allowed = {*ledger.policy.secrets.get(secret, ()), *ledger.policy.secrets.get("*", ())}
-        # Credentials mount the whole Secret, so they need all of its keys.
-        if "*" not in allowed and (key is None or key not in allowed):
+        if not ledger.policy.allows_secret(secret, key):
             whole = "the whole of this Secret" if key is None else "this key of this Secret"
             message = f"policy.secrets does not allow {whole}"
             ledger.refuse(path, message, value, "ask the operator to add it, or use one that is allowed")
@@ -171,15 +178,41 @@ def _timeout(ledger: _Ledger, description: JobDescription) -> int:
     if asked is None:
         ledger.decide("timeout", format_duration(policy.default_timeout), POLICY_DEFAULT, "policy.default_timeout")
         return policy.default_timeout
-    if asked <= policy.max_timeout:
-        ledger.decide("timeout", format_duration(asked), DESCRIPTION, "policy.max_timeout")
+    return _capped(ledger, "timeout", asked, ("max_timeout", policy.max_timeout))
+
+
+def _keep(ledger: _Ledger, description: JobDescription) -> int:
+    cap = ledger.policy.max_keep
+    if description.keep is None:
+        return 0
+    if not cap:
+        # Also where caps clamp: to keep nothing at all is not what the author asked for, only shorter.
+        message = "policy.max_keep allows no container to be kept"
+        ledger.refuse("keep", message, f"on-failure {format_duration(description.keep)}", "remove it")
+        return 0
+    return _capped(ledger, "keep", description.keep, ("max_keep", cap))
+
+
+def _ready(ledger: _Ledger, place: int, service: Service) -> int:
+    """A service's time to start counts towards the pod's deadline, which must have a bound."""
+    if service.ready is None:
+        return 0
+    path = join_path(("services", place, "ready", "timeout"))
+    return _capped(ledger, path, service.ready.timeout, ("max_timeout", ledger.policy.max_timeout))
+
+
+def _capped(ledger: _Ledger, path: str, asked: int, cap: tuple[str, int]) -> int:
+    """Seconds asked for, within the cap of that rule."""
+    field, limit = cap
+    rule, text = f"policy.{field}", format_duration(limit)
+    if asked <= limit:
+        ledger.decide(path, format_duration(asked), DESCRIPTION, rule)
         return asked
-    cap = format_duration(policy.max_timeout)
-    if policy.over_cap == "clamp":
-        ledger.decide("timeout", cap, POLICY_CAP, "policy.max_timeout")
+    if ledger.policy.over_cap == "clamp":
+        ledger.decide(path, text, POLICY_CAP, rule)
     else:
-        ledger.refuse("timeout", f"policy.max_timeout allows {cap}", format_duration(asked), f"ask for {cap} or less")
-    return policy.max_timeout
+        ledger.refuse(path, f"{rule} allows {text}", format_duration(asked), f"ask for {text} or less")
+    return limit
 
 
 def _service(ledger: _Ledger, place: int, service: Service) -> Settled:
@@ -238,16 +271,24 @@ def _repository(url: str) -> str:
     return url.rstrip("/").removesuffix(".git")
 
 
+def _user(policy: Policy) -> str:
+    if policy.roots_inside:
+        return "root in a user namespace: nobody outside"
+    if policy.user_namespaces == "auto" and policy.shim_delivery == "image-volume":
+        return "uid 1000 (auto: policy.shim_delivery is image-volume, which excludes user namespaces)"
+    if policy.user_namespaces == "auto":
+        return "uid 1000 (auto: root in a user namespace where the worker finds that the cluster offers them)"
+    return "uid 1000"
+
+
 def _record_policy(ledger: _Ledger, job: EffectiveJob) -> None:
     """The values that only the operator sets."""
     policy = ledger.policy
-    for field in ("runner_image", "gateway_url", "namespace", "service_account", "image_pull_policy"):
+    for field in ("runner_image", "gateway_url", "namespace", "service_account", "image_pull_policy", "shim_delivery"):
         ledger.decide(field, getattr(policy, field), POLICY, f"policy.{field}")
     for field in ("grace", "after_budget", "upload_budget"):
         ledger.decide(field, format_duration(getattr(policy, field)), POLICY, f"policy.{field}")
-    ledger.decide(
-        "user", "root in a user namespace" if policy.user_namespaces else "uid 1000", POLICY, "policy.user_namespaces"
-    )
+    ledger.decide("user", _user(policy), POLICY, "policy.user_namespaces")
     ledger.decide("cache_scope", job.cache_scope, POLICY, "policy.cache_scope")
     ledger.decide("retry.attempts", job.description.retry.attempts, DESCRIPTION)
     ledger.decide("platform_retries", policy.platform_retries, POLICY, "policy.platform_retries")
@@ -255,6 +296,7 @@ def _record_policy(ledger: _Ledger, job: EffectiveJob) -> None:
         "node_selector": policy.node_selector,
         "tolerations": policy.tolerations,
         "runtime_class": policy.runtime_class,
+        "allow_debug": policy.allow_debug,
         "pod_patch": policy.pod_patch,
     }
     for field, value in optional.items():

@@ -18,7 +18,9 @@ RESERVED_CONTAINERS: Final = frozenset({CHECKOUT, UPLOAD, RUN})
 # Mount paths inside the containers.
 WORKSPACE_PATH: Final = "/workspace"  # emptyDir; working folder of every container; checkout, run, upload and services
 HOME_PATH: Final = "/dynapod/home"  # emptyDir; HOME of checkout, run and upload; `~/` in a cache path means this
-BIN_PATH: Final = "/dynapod/bin"  # emptyDir; written by checkout, read-only in run: `sh`, `shim`, maybe `busybox`
+# `sh`, `shim`, maybe `busybox`, read-only in run: an emptyDir written by checkout, or a volume of the runner's image,
+# which holds them in the same folder.
+BIN_PATH: Final = "/dynapod/bin"
 STATE_PATH: Final = "/dynapod/state"  # emptyDir; run writes `exit` here, upload reads it
 PLAN_PATH: Final = "/dynapod/plan"  # downward API: `plan.json` (checkout, upload) and `steps` (run)
 TOKEN_PATH: Final = "/dynapod/token"  # noqa: S105 - a folder: projected identity token `token` (checkout, upload)
@@ -32,15 +34,20 @@ STEPS_FILE: Final = "steps"
 TOKEN_FILE: Final = "token"  # noqa: S105 - a file's name
 EXIT_FILE: Final = "exit"  # decimal exit code of `run` and a newline; absent when the shim was killed
 
+# Of volumes that hold scripts and programs only: scripts take 256 KiB, busybox 2 MiB, twice where there are no links.
+SMALL_VOLUME: Final = "16Mi"
+
 # Environment variables, with the paths above as values. The first group is set in checkout, run and upload.
 ENV_WORKSPACE: Final = "DYNAPOD_WORKSPACE"
-ENV_BIN: Final = "DYNAPOD_BIN"
 ENV_STATE: Final = "DYNAPOD_STATE"
 ENV_PLAN: Final = "DYNAPOD_PLAN"
 ENV_TERMINATION_LOG: Final = "DYNAPOD_TERMINATION_LOG"
 ENV_JOB: Final = "DYNAPOD_JOB"  # the job's id, as enqueued
 ENV_ATTEMPT: Final = "DYNAPOD_ATTEMPT"
 ENV_JOB_NAME: Final = "DYNAPOD_JOB_NAME"  # `name` of the description
+ENV_REPORT_LIMIT: Final = "DYNAPOD_REPORT_LIMIT"  # bytes of this container's termination message that the kubelet keeps
+# run, and checkout where it has to fill the folder:
+ENV_BIN: Final = "DYNAPOD_BIN"
 # checkout and upload only:
 ENV_GATEWAY: Final = "DYNAPOD_GATEWAY"  # base URL, no trailing slash
 ENV_TOKEN: Final = "DYNAPOD_TOKEN"  # noqa: S105 - the token file's path
@@ -62,11 +69,26 @@ ANNOTATION_PLAN: Final = "dynapod.dev/plan"
 ANNOTATION_STEPS: Final = "dynapod.dev/steps"
 ANNOTATION_CACHE_SCOPE: Final = "dynapod.dev/cache-scope"
 ANNOTATION_TIMEOUT: Final = "dynapod.dev/timeout"  # the job's timeout in whole seconds: classify needs it
+ANNOTATION_KEEP: Final = "dynapod.dev/keep"  # whole seconds for which `run` stays after its failure; absent: not at all
+ANNOTATION_DEBUG: Final = "dynapod.dev/debug"  # set by a policy that lets people into running jobs' containers
+DEBUG_ALLOWED: Final = "allowed"  # its only value
 
 # Kubernetes allows 256 KiB for all annotations of an object (apimachinery ValidateAnnotationsSize).
 ANNOTATIONS_LIMIT_BYTES: Final = 256 * 1024
-# terminationMessagePath: the kubelet reads 4096 bytes at most.
+# terminationMessagePath: the kubelet reads 4096 bytes at most (MaxContainerTerminationMessageLength) …
 TERMINATION_MESSAGE_LIMIT_BYTES: Final = 4096
+# … and cuts what it reports to an equal share of this for each container of the pod (normalizeStatus).
+TERMINATION_MESSAGES_LIMIT_BYTES: Final = 12 * 1024
+
+# Who the containers run as. Without a user namespace any uid but 0 would do: the restricted profile demands that, and
+# 1000 owns files in most build images.
+JOB_UID: Final = 1000
+ROOT_UID: Final = 0
+
+
+def report_limit(containers: int) -> int:
+    """Bytes of a termination message that reach the pod's status, in a pod of so many containers (init ones too)."""
+    return min(TERMINATION_MESSAGE_LIMIT_BYTES, TERMINATION_MESSAGES_LIMIT_BYTES // containers)
 
 
 class Exit(IntEnum):
@@ -78,7 +100,10 @@ class Exit(IntEnum):
     """
 
     OK = 0
-    JOB_FAULT = 1  # wrong ref, refused credentials, missing artifact, unsafe archive path: the job's own
+    # Wrong ref, refused credentials, missing artifact, unsafe archive path: the job's own, and always with a report.
+    # Without one it is Python's own exit code (no module named runner, say), so not the job's.
+    JOB_FAULT = 1
+    CRASHED = 70  # EX_SOFTWARE: an exception that the runner did not expect; the platform's
     TEMPFAIL = 75
     TIMEOUT = 124  # as in timeout(1)
     SHIM = 125  # the shim itself failed (as in timeout(1)): a full disk, a damaged fragment

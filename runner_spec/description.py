@@ -10,7 +10,7 @@ from typing import Annotated, Any, Final, Literal, TypeVar
 from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Strict, Tag, ValidationError
 
 from runner_spec import diagnosis, grammar, rules
-from runner_spec.duration import Seconds
+from runner_spec.duration import KeepSeconds, Seconds
 from runner_spec.problem import InvalidDescription, Problem, shorten
 from runner_spec.quantity import Bytes, Cpu
 
@@ -256,6 +256,12 @@ class JobDescription(_Model):
     )
     retry: Retry = Field(default=Retry(), description="Trying again after the job's own failure.")
     resources: Resources = Field(default=Resources(), description="Of the steps. Default: the policy's.")
+    keep: KeepSeconds | None = Field(
+        default=None,
+        description="Leave the steps' container running for so long when they failed, for `kubectl exec`. "
+        "Artifacts come after that. Default: it ends at once.",
+        examples=["on-failure 1h"],
+    )
 
     def titled_steps(self) -> tuple[tuple[str, str], ...]:
         """`(name, script)` of every step, unnamed ones as `step-1`, `step-2`, … by their place."""

@@ -38,6 +38,18 @@ def _seconds(text: str) -> int:
     return sum(int(count) * unit for count, unit in zip(found.groups(), _UNITS.values(), strict=True) if count)
 
 
+def parse_keep(value: object) -> int:
+    """Seconds of `on-failure 1h`: for how long a failed job's container stays.
+
+    Raises:
+        ValueError: when the value is anything else.
+    """
+    word, separator, length = value.partition(" ") if isinstance(value, str) else ("", "", "")
+    if word != "on-failure" or not separator:
+        raise ValueError("this does not say when and for how long the container is kept")
+    return parse_duration(length)
+
+
 def format_duration(seconds: int) -> str:
     """The shortest text that `parse_duration` reads back: 5400 → `1h30m`.
 
@@ -53,6 +65,18 @@ def format_duration(seconds: int) -> str:
     return text
 
 
+def _validate_keep(value: Any) -> int:  # noqa: ANN401 - a validator's input is anything
+    try:
+        return parse_keep(value)
+    except ValueError as error:
+        remedy = "write on-failure and a duration, such as on-failure 1h"
+        raise PydanticCustomError("keep", "{reason}", {"reason": str(error), "remedy": remedy}) from error
+
+
+def _validate_or_zero(value: Any) -> int:  # noqa: ANN401 - a validator's input is anything
+    return 0 if value in (0, "0") and not isinstance(value, bool) else _validate(value)
+
+
 def _validate(value: Any) -> int:  # noqa: ANN401 - a validator's input is anything
     try:
         return parse_duration(value)
@@ -60,16 +84,16 @@ def _validate(value: Any) -> int:  # noqa: ANN401 - a validator's input is anyth
         raise PydanticCustomError("duration", "{reason}", {"reason": str(error), "remedy": _REMEDY}) from error
 
 
-# A field of a model: whole seconds as int, read from any of the forms.
-Seconds = Annotated[
+def _schema(minimum: int) -> WithJsonSchema:
+    text = {"type": "string", "pattern": f"^(?=.)(?:[0-9]{{1,9}}|{_PATTERN})$"}
+    return WithJsonSchema({"anyOf": [{"type": "integer", "minimum": minimum, "maximum": MAXIMUM_SECONDS}, text]})
+
+
+# Fields of a model: whole seconds as int, read from any of the forms.
+Seconds = Annotated[int, PlainValidator(_validate), _schema(1)]
+KeepSeconds = Annotated[
     int,
-    PlainValidator(_validate),
-    WithJsonSchema(
-        {
-            "anyOf": [
-                {"type": "integer", "minimum": 1, "maximum": MAXIMUM_SECONDS},
-                {"type": "string", "pattern": f"^(?=.)(?:[0-9]{{1,9}}|{_PATTERN})$"},
-            ]
-        }
-    ),
+    PlainValidator(_validate_keep),
+    WithJsonSchema({"type": "string", "pattern": f"^on-failure (?=.)(?:[0-9]{{1,9}}|{_PATTERN})$"}),
 ]
+SecondsOrZero = Annotated[int, PlainValidator(_validate_or_zero), _schema(0)]

@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict, Valid
 from pydantic_core import PydanticCustomError
 
 from runner_spec import diagnosis, grammar
-from runner_spec.duration import Seconds
+from runner_spec.duration import Seconds, SecondsOrZero
 from runner_spec.problem import InvalidPolicy, Problem, shorten
 from runner_spec.quantity import Bytes, Cpu, Quantity, parse_quantity
 from runner_spec.version import __version__
@@ -71,7 +71,9 @@ class Policy(_Model):
         default=f"dynapod-runner:{__version__}", description="Image of `checkout` and `upload`."
     )
     runner_command: Texts = Field(
-        default=("python3", "-m", "runner"), description="Command in the runner image; `checkout` or `upload` is added."
+        # -P and -s: else Python imports modules from the workspace and the home folder, where a job can plant them.
+        default=("python3", "-P", "-s", "-m", "runner"),
+        description="Command in the runner image; `checkout` or `upload` is added.",
     )
     gateway_url: Annotated[str, AfterValidator(check_base_url)] = Field(
         default="http://dynapod-gateway:8080", description="Base URL of the gateway, as seen from the pods."
@@ -85,7 +87,14 @@ class Policy(_Model):
 
     # Time, in seconds (or as 30m)
     default_timeout: Seconds = Field(default=3600, description="Timeout of a job that names none.")
-    max_timeout: Seconds = Field(default=6 * 3600, description="Longest timeout that a job may ask for.")
+    max_timeout: Seconds = Field(
+        default=6 * 3600,
+        description="Longest timeout that a job may ask for, for its steps and for a service to start.",
+    )
+    max_keep: SecondsOrZero = Field(
+        default=0,
+        description="Longest time that a failed job's pod may be kept for `kubectl exec`; 0 allows no `keep`.",
+    )
     grace: Seconds = Field(default=30, description="Between TERM and KILL when steps are stopped.")
     after_budget: Seconds = Field(default=300, description="For all `after` steps together.")
     upload_budget: Seconds = Field(default=600, description="For saving caches and uploading artifacts.")
@@ -124,9 +133,18 @@ class Policy(_Model):
     # The pod
     allow_root: bool = Field(default=False, description="Whether the pod patch may make a container run as uid 0.")
     allow_privileged: bool = Field(default=False, description="Whether the pod patch may make a container privileged.")
-    user_namespaces: bool = Field(
-        default=False,
-        description="Run as root inside a user namespace (hostUsers: false): root there, nobody on the node.",
+    user_namespaces: Literal["auto", True, False] = Field(
+        default="auto",
+        description="Run as root inside a user namespace (hostUsers: false): root there, nobody on the node. `auto`: "
+        "where the worker finds that its cluster offers them; else as uid 1000.",
+    )
+    allow_debug: bool = Field(
+        default=False, description="Whether `dynapod debug` may open a shell in a running job's container."
+    )
+    shim_delivery: Literal["copy", "image-volume"] = Field(
+        default="copy",
+        description="How the shell and the shim reach `run`: copied by `checkout`, or as a volume of the runner's "
+        "image, which spares `checkout` where nothing else needs it. Not together with user namespaces.",
     )
     node_selector: dict[str, str] = Field(default={}, description="Labels of the nodes for jobs.")
     tolerations: Annotated[tuple[dict[str, Any], ...], Strict(strict=False)] = Field(
@@ -139,7 +157,8 @@ class Policy(_Model):
     )
     pod_patch: dict[str, Any] = Field(
         default={},
-        description="Merged into the finished pod: mappings deeply, lists of named objects by name, null deletes.",
+        description="Merged into the finished pod: mappings deeply, lists of named objects by name, null deletes. "
+        "What it sets is the operator's word, within what `containment` grants no pod.",
     )
     cache_scope: Literal["repository", "job-name", "shared"] = Field(
         default="repository",
@@ -164,6 +183,37 @@ class Policy(_Model):
         default=300, description="How long after its deadline a deleted pod may linger before its node counts as lost."
     )
     max_log_bytes: int = Field(default=256 * 1024**2, ge=1024, description="Most bytes of log kept of one container.")
+
+    def allows_secret(self, name: str, key: str | None) -> bool:
+        """Whether jobs may use this key of this Secret; None stands for all of them, as a mounted Secret shows them."""
+        allowed = {*self.secrets.get(name, ()), *self.secrets.get("*", ())}
+        return "*" in allowed or (key is not None and key in allowed)
+
+    def resolved(self, *, user_namespaces: bool) -> Self:
+        """This policy with `auto` settled, as the cluster offers user namespaces or not; an explicit word stands.
+
+        An image volume's overlay cannot be id-mapped (Kubernetes 1.34), so its delivery settles `auto` as well.
+        """
+        if self.user_namespaces != "auto":
+            return self
+        offered = user_namespaces and self.shim_delivery != "image-volume"
+        return self.model_copy(update={"user_namespaces": offered})
+
+    @property
+    def roots_inside(self) -> bool:
+        """Whether pods run as root inside a user namespace; an `auto` that is not settled yet counts as no."""
+        return self.user_namespaces is True
+
+    @model_validator(mode="after")
+    def _one_mapping_of_users(self) -> Self:
+        if self.user_namespaces is True and self.shim_delivery == "image-volume":
+            context = {
+                "reason": "user_namespaces: true and shim_delivery: image-volume exclude each other in Kubernetes: "
+                "an image volume cannot be mapped to the users of a namespace",
+                "remedy": "set shim_delivery: copy, or user_namespaces: auto or false",
+            }
+            raise PydanticCustomError("policy", "{reason}", context)
+        return self
 
     @model_validator(mode="after")
     def _defaults_within_caps(self) -> Self:
@@ -215,6 +265,8 @@ def local_policy(*, gateway_url: str, host_paths: Sequence[str] = ("/",), **chan
         "host_paths": list(host_paths),
         "secrets": {"*": ["*"]},
         "source_schemes": ["https", "http", "ssh", "git", "file"],
+        # Local containers are processes of this machine's user: there is no namespace to be root in.
+        "user_namespaces": False,
         "max_timeout": "7d",
         "max_services": 16,
         "max_resources": {"cpu": 1024, "memory": "1Ti", "ephemeral-storage": "100Ti"},

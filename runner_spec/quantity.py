@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 from typing import Annotated, Any, Final
 
 from pydantic import PlainSerializer, PlainValidator, WithJsonSchema
@@ -69,7 +70,12 @@ def parse_quantity(value: object) -> Quantity:
         raise ValueError("a quantity is a number or text")  # noqa: TRY004 - one error for callers
     if isinstance(value, int) and not 0 < value <= _MAXIMUM:
         raise ValueError("a quantity is positive and below 2^63")
-    text = value if isinstance(value, str) else repr(value)
+    return _quantity(value if isinstance(value, str) else repr(value))
+
+
+# The same few amounts stand in every pod, and each is read several times on a job's way.
+@lru_cache(maxsize=1024)
+def _quantity(text: str) -> Quantity:
     found = _QUANTITY.fullmatch(text)
     if not found:
         raise ValueError("this is not a quantity")

@@ -5,39 +5,48 @@ The order of the containers is the order in which the kubelet starts them, and i
     services, checkout, upload, run
 
 - Services boot while `checkout` works.
+- A container with nothing to do is not rendered: where the shim comes in a volume of its own, `run` may be alone.
 - `upload` is the last sidecar, so it is the first to be told that `run` has ended: a service that ignores SIGTERM
   cannot eat the grace period before the artifacts are safe. Starting it after `checkout` costs the same second of the
   kubelet's status loop as before it, and a failed checkout then needs no upload.
 """
 
 import json
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 from runner_spec import anatomy, names, plan
 from runner_spec.admission import Admission, EffectiveJob, Settled
-from runner_spec.description import FolderSource, GitSource, Ready, Service
+from runner_spec.description import FolderSource, GitSource, Ready
+from runner_spec.duration import format_duration
 from runner_spec.pod_check import check_pod
 from runner_spec.pod_patch import merge_patch
 from runner_spec.policy import Amounts, Policy
 from runner_spec.problem import InvalidDescription, InvalidPolicy, Problem
 from runner_spec.rules import annotation_problem
-from runner_spec.steps import steps_fragment
+from runner_spec.steps import Keep, steps_fragment
+from runner_spec.volumes import bin_mount, common_mounts, mount, volumes
 
 Manifest = dict[str, Any]  # JSON-pure
 
-UID: Final = 1000  # any uid but 0: the restricted profile demands it, and 1000 owns files in most build images
-ROOT: Final = 0
-DRIVEN_MODE: Final = 0o444  # of the plan's files
-SECRET_MODE: Final = 0o440  # readable through fsGroup
-TOKEN_SECONDS: Final = 3600  # Kubernetes' minimum is 600; the kubelet renews the token at 80 % of it
 # Between the budgets and the kubelet's own deadlines, for signals, status updates and slow disks.
 GRACE_MARGIN_SECONDS: Final = 30
 DEADLINE_MARGIN_SECONDS: Final = 60
 PROBE_PERIOD_SECONDS: Final = 1
 PROBE_TIMEOUT_SECONDS: Final = 5
+# What a description may change. The workspace's root folder belongs to root where `run` is uid 1000 (an emptyDir with
+# fsGroup does): git would refuse the checked out repository as of "dubious ownership".
+_RUN_DEFAULTS: Final = {
+    "HOME": anatomy.HOME_PATH,
+    "CI": "true",
+    "GIT_CONFIG_COUNT": "1",
+    "GIT_CONFIG_KEY_0": "safe.directory",
+    "GIT_CONFIG_VALUE_0": anatomy.WORKSPACE_PATH,
+}
 JOB_ID_LIMIT_BYTES: Final = 32 * 1024  # it travels in a variable and twice in annotations
+JOB_ID_SHOWN_CHARACTERS: Final = 100  # in a line that people are to copy
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +90,17 @@ def manifest_json(pod: Mapping[str, Any]) -> str:
     return json.dumps(pod, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
+def needs_checkout(job: EffectiveJob, policy: Policy) -> bool:
+    """Whether `checkout` has anything to do: bring the shim, tell what to mask, fetch, restore, wait for services.
+
+    A service whose readiness is a command is the kubelet's to wait for.
+    """
+    description = job.description
+    waits = any(service.ready and service.ready.command is None for service in description.services)
+    work = description.source or description.cache or description.secrets or waits
+    return policy.shim_delivery == "copy" or bool(work)
+
+
 def has_upload(job: EffectiveJob) -> bool:
     """Whether there is something to upload; a container that has nothing to do is not rendered."""
     return bool(job.description.artifacts or job.description.cache)
@@ -96,8 +116,8 @@ def deadline(job: EffectiveJob, policy: Policy) -> int:
 
     The kubelet counts from when it took the pod, before it pulls images: hence the checkout's budget.
     """
-    ready = sum(service.ready.timeout for service in job.description.services if service.ready)
-    return policy.checkout_budget + ready + job.timeout + grace_period(policy) + DEADLINE_MARGIN_SECONDS
+    ready = sum(job.ready_timeouts)
+    return policy.checkout_budget + ready + job.timeout + job.keep + grace_period(policy) + DEADLINE_MARGIN_SECONDS
 
 
 def _labels(attempt: Attempt) -> dict[str, str]:
@@ -124,15 +144,27 @@ def _annotations(job: EffectiveJob, policy: Policy, attempt: Attempt) -> dict[st
             timeout=job.timeout,
             grace=policy.grace,
             after_budget=policy.after_budget,
+            keep=_keep(job, policy, attempt) if job.keep else None,
         ),
         anatomy.ANNOTATION_CACHE_SCOPE: job.cache_scope,
         anatomy.ANNOTATION_TIMEOUT: str(job.timeout),
     }
+    if job.keep:
+        annotations[anatomy.ANNOTATION_KEEP] = str(job.keep)
+    if policy.allow_debug:
+        annotations[anatomy.ANNOTATION_DEBUG] = anatomy.DEBUG_ALLOWED
     # Counted as apimachinery's ValidateAnnotationsSize does: bytes of keys and values.
     size = sum(len(key.encode()) + len(value.encode()) for key, value in annotations.items())
     if problem := annotation_problem(size):
         raise InvalidDescription([problem])
     return annotations
+
+
+def _keep(job: EffectiveJob, policy: Policy, attempt: Attempt) -> Keep:
+    pod, job_id = names.pod_name(attempt.job_id, attempt.number), _unicode(attempt.job_id)
+    shell = f"kubectl exec -it -n {policy.namespace} {pod} -c {anatomy.RUN} -- {anatomy.BIN_PATH}/sh"
+    shown = shlex.quote(job_id) if 0 < len(job_id) <= JOB_ID_SHOWN_CHARACTERS else "with this job's id"
+    return Keep(job.keep, f"kept for {format_duration(job.keep)}: {shell}; end it with: dynapod cancel {shown}")
 
 
 def _plan(job: EffectiveJob, policy: Policy, attempt: Attempt) -> plan.Plan:
@@ -151,8 +183,8 @@ def _plan(job: EffectiveJob, policy: Policy, attempt: Attempt) -> plan.Plan:
         caches=tuple(plan.CachePlan(cache.key, cache.paths, cache.fallback) for cache in description.cache),
         artifacts=tuple(plan.ArtifactPlan(a.name, a.paths, a.when, a.kind, a.optional) for a in description.artifacts),
         ready=tuple(
-            plan.ReadyPlan(service.name, service.ready.tcp, service.ready.http, float(service.ready.timeout))
-            for service in description.services
+            plan.ReadyPlan(service.name, service.ready.tcp, service.ready.http, float(timeout))
+            for service, timeout in zip(description.services, job.ready_timeouts, strict=True)
             if service.ready and service.ready.command is None
         ),
         masks=tuple(sorted(description.secrets)),
@@ -162,14 +194,17 @@ def _plan(job: EffectiveJob, policy: Policy, attempt: Attempt) -> plan.Plan:
 
 def _spec(job: EffectiveJob, policy: Policy, attempt: Attempt) -> Manifest:
     services = job.description.services
-    init = [_service(service, job.service_resources[place], policy) for place, service in enumerate(services)]
-    init.append(_checkout(job, policy, attempt))
+    limit = anatomy.report_limit(len(services) + needs_checkout(job, policy) + has_upload(job) + 1)
+    variables = _job_env(job, attempt) | {anatomy.ENV_REPORT_LIMIT: str(limit)}
+    init = [_service(job, place, policy) for place in range(len(services))]
+    if needs_checkout(job, policy):
+        init.append(_checkout(job, policy, variables))
     if has_upload(job):
-        init.append(_upload(job, policy, attempt))
+        init.append(_upload(policy, variables))
     spec: Manifest = {
-        "initContainers": init,
-        "containers": [_run(job, policy, attempt)],
-        "volumes": _volumes(job),
+        **({"initContainers": init} if init else {}),
+        "containers": [_run(job, policy, variables)],
+        "volumes": volumes(job, policy, runner=needs_checkout(job, policy) or has_upload(job)),
         "restartPolicy": "Never",
         "serviceAccountName": policy.service_account,
         "automountServiceAccountToken": False,
@@ -187,15 +222,15 @@ def _spec(job: EffectiveJob, policy: Policy, attempt: Attempt) -> Manifest:
         "runtimeClassName": policy.runtime_class,
     }
     spec |= {field: value for field, value in optional.items() if value}
-    if policy.user_namespaces:
+    if policy.roots_inside:
         spec["hostUsers"] = False
     return spec
 
 
 def _pod_security(policy: Policy) -> Manifest:
-    user = ROOT if policy.user_namespaces else UID
+    user = anatomy.ROOT_UID if policy.roots_inside else anatomy.JOB_UID
     return {
-        "runAsNonRoot": not policy.user_namespaces,
+        "runAsNonRoot": not policy.roots_inside,
         "runAsUser": user,
         "runAsGroup": user,
         "fsGroup": user,
@@ -210,28 +245,29 @@ def _security(*, read_only: bool) -> Manifest:
     return {**context, "readOnlyRootFilesystem": True} if read_only else context
 
 
-def _service(service: Service, resources: Settled, policy: Policy) -> Manifest:
+def _service(job: EffectiveJob, place: int, policy: Policy) -> Manifest:
+    service = job.description.services[place]
     container: Manifest = {
         "name": service.name,
         "image": service.image,
         "imagePullPolicy": policy.image_pull_policy,
         "restartPolicy": "Always",
-        "resources": _same_resources(resources),
+        "resources": _same_resources(job.service_resources[place]),
         "securityContext": _security(read_only=False),
         # A service's last words say why it crashed; it has no report of its own.
         "terminationMessagePolicy": "FallbackToLogsOnError",
-        "volumeMounts": [_mount("workspace", anatomy.WORKSPACE_PATH)],
+        "volumeMounts": [mount("workspace", anatomy.WORKSPACE_PATH)],
     }
     optional: Manifest = {
         "command": [_literal(word) for word in service.command or ()],
         "args": [_literal(word) for word in service.args or ()],
         "env": _env(service.env),
-        "startupProbe": _startup_probe(service.ready),
+        "startupProbe": _startup_probe(service.ready, job.ready_timeouts[place]),
     }
     return container | {field: value for field, value in optional.items() if value}
 
 
-def _startup_probe(ready: Ready | None) -> Manifest | None:
+def _startup_probe(ready: Ready | None, timeout: int) -> Manifest | None:
     """Only for a command: it has to run inside the service's container. Ports and URLs are checkout's to wait for."""
     if ready is None or ready.command is None:
         return None
@@ -239,35 +275,35 @@ def _startup_probe(ready: Ready | None) -> Manifest | None:
         "exec": {"command": [_literal(word) for word in ready.command]},
         "periodSeconds": PROBE_PERIOD_SECONDS,
         "timeoutSeconds": PROBE_TIMEOUT_SECONDS,
-        "failureThreshold": max(1, ready.timeout // PROBE_PERIOD_SECONDS),
+        "failureThreshold": max(1, timeout // PROBE_PERIOD_SECONDS),
     }
 
 
-def _checkout(job: EffectiveJob, policy: Policy, attempt: Attempt) -> Manifest:
-    container = _runner(anatomy.CHECKOUT, job, policy, attempt)
-    container["volumeMounts"].append(_mount("bin", anatomy.BIN_PATH))
+def _checkout(job: EffectiveJob, policy: Policy, variables: Mapping[str, str]) -> Manifest:
+    container = _runner(anatomy.CHECKOUT, policy, variables)
+    if policy.shim_delivery == "copy":
+        container["volumeMounts"].append(mount("bin", anatomy.BIN_PATH))
+        container["env"].append({"name": anatomy.ENV_BIN, "value": anatomy.BIN_PATH})
     source = job.description.source
     if isinstance(source, GitSource) and source.credentials:
-        container["volumeMounts"].append(_mount("credentials", anatomy.CREDENTIALS_PATH, read_only=True))
+        container["volumeMounts"].append(mount("credentials", anatomy.CREDENTIALS_PATH, read_only=True))
         container["env"].append({"name": anatomy.ENV_CREDENTIALS, "value": anatomy.CREDENTIALS_PATH})
     if isinstance(source, FolderSource):
-        container["volumeMounts"].append(_mount("source", anatomy.SOURCE_PATH, read_only=True))
+        container["volumeMounts"].append(mount("source", anatomy.SOURCE_PATH, read_only=True))
         container["env"].append({"name": anatomy.ENV_SOURCE, "value": anatomy.SOURCE_PATH})
     if job.description.secrets:
-        container["volumeMounts"].append(_mount("secrets", anatomy.SECRETS_PATH, read_only=True))
+        container["volumeMounts"].append(mount("secrets", anatomy.SECRETS_PATH, read_only=True))
         container["env"].append({"name": anatomy.ENV_SECRETS, "value": anatomy.SECRETS_PATH})
     return container
 
 
-def _upload(job: EffectiveJob, policy: Policy, attempt: Attempt) -> Manifest:
-    container = _runner(anatomy.UPLOAD, job, policy, attempt)
-    container["volumeMounts"].append(_mount("bin", anatomy.BIN_PATH, read_only=True))
-    return {**container, "restartPolicy": "Always"}
+def _upload(policy: Policy, variables: Mapping[str, str]) -> Manifest:
+    return {**_runner(anatomy.UPLOAD, policy, variables), "restartPolicy": "Always"}
 
 
-def _runner(name: str, job: EffectiveJob, policy: Policy, attempt: Attempt) -> Manifest:
+def _runner(name: str, policy: Policy, variables: Mapping[str, str]) -> Manifest:
     """What `checkout` and `upload` have in common: the runner's image, the identity token, a read-only root."""
-    variables = _job_env(job, attempt) | {
+    variables = dict(variables) | {
         "HOME": anatomy.HOME_PATH,
         anatomy.ENV_GATEWAY: policy.gateway_url,
         anatomy.ENV_TOKEN: f"{anatomy.TOKEN_PATH}/{anatomy.TOKEN_FILE}",
@@ -286,16 +322,17 @@ def _runner(name: str, job: EffectiveJob, policy: Policy, attempt: Attempt) -> M
         # Without a report (killed, crashed) the last lines of the log tell why.
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "volumeMounts": [
-            *_common_mounts(),
-            _mount("token", anatomy.TOKEN_PATH, read_only=True),
-            _mount("tmp", "/tmp"),  # noqa: S108 - an emptyDir of this pod: the root file system is read-only
+            *common_mounts(),
+            mount("token", anatomy.TOKEN_PATH, read_only=True),
+            mount("tmp", "/tmp"),  # noqa: S108 - an emptyDir of this pod: the root file system is read-only
         ],
     }
 
 
-def _run(job: EffectiveJob, policy: Policy, attempt: Attempt) -> Manifest:
+def _run(job: EffectiveJob, policy: Policy, variables: Mapping[str, str]) -> Manifest:
     description = job.description
-    variables = {"HOME": anatomy.HOME_PATH, "CI": "true"} | description.env | _job_env(job, attempt)
+    ours = {**variables, anatomy.ENV_BIN: anatomy.BIN_PATH}
+    variables = _RUN_DEFAULTS | description.env | ours
     secrets = [
         {"name": name, "valueFrom": {"secretKeyRef": {"name": ref.secret, "key": ref.key}}}
         for name, ref in sorted(description.secrets.items())
@@ -313,14 +350,13 @@ def _run(job: EffectiveJob, policy: Policy, attempt: Attempt) -> Manifest:
         "terminationMessagePath": anatomy.TERMINATION_LOG_PATH,
         # Never from the log: it may hold secrets, and a pod's status is read by many.
         "terminationMessagePolicy": "File",
-        "volumeMounts": [*_common_mounts(), _mount("bin", anatomy.BIN_PATH, read_only=True)],
+        "volumeMounts": [*common_mounts(), bin_mount(policy)],
     }
 
 
 def _job_env(job: EffectiveJob, attempt: Attempt) -> dict[str, str]:
     return {
         anatomy.ENV_WORKSPACE: anatomy.WORKSPACE_PATH,
-        anatomy.ENV_BIN: anatomy.BIN_PATH,
         anatomy.ENV_STATE: anatomy.STATE_PATH,
         anatomy.ENV_PLAN: anatomy.PLAN_PATH,
         anatomy.ENV_TERMINATION_LOG: anatomy.TERMINATION_LOG_PATH,
@@ -329,48 +365,6 @@ def _job_env(job: EffectiveJob, attempt: Attempt) -> dict[str, str]:
         anatomy.ENV_ATTEMPT: str(attempt.number),
         anatomy.ENV_JOB_NAME: job.description.name,
     }
-
-
-def _common_mounts() -> list[Manifest]:
-    return [
-        _mount("workspace", anatomy.WORKSPACE_PATH),
-        _mount("home", anatomy.HOME_PATH),
-        _mount("state", anatomy.STATE_PATH),
-        _mount("plan", anatomy.PLAN_PATH, read_only=True),
-    ]
-
-
-def _mount(volume: str, path: str, *, read_only: bool = False) -> Manifest:
-    mount: Manifest = {"name": volume, "mountPath": path}
-    return {**mount, "readOnly": True} if read_only else mount
-
-
-def _volumes(job: EffectiveJob) -> list[Manifest]:
-    description, source = job.description, job.description.source
-    volumes: list[Manifest] = [{"name": name, "emptyDir": {}} for name in ("workspace", "home", "bin", "state", "tmp")]
-    files = {anatomy.PLAN_FILE: anatomy.ANNOTATION_PLAN, anatomy.STEPS_FILE: anatomy.ANNOTATION_STEPS}
-    items = [
-        {"path": path, "fieldRef": {"fieldPath": f"metadata.annotations['{annotation}']"}}
-        for path, annotation in files.items()
-    ]
-    volumes.append({"name": "plan", "downwardAPI": {"defaultMode": DRIVEN_MODE, "items": items}})
-    token = {"audience": anatomy.TOKEN_AUDIENCE, "expirationSeconds": TOKEN_SECONDS, "path": anatomy.TOKEN_FILE}
-    sources = [{"serviceAccountToken": token}]
-    volumes.append({"name": "token", "projected": {"defaultMode": SECRET_MODE, "sources": sources}})
-    if isinstance(source, GitSource) and source.credentials:
-        # Optional: a missing Secret would leave the pod waiting without a word in its status; checkout can say it.
-        secret = {"secretName": source.credentials.secret, "defaultMode": SECRET_MODE, "optional": True}
-        volumes.append({"name": "credentials", "secret": secret})
-    if isinstance(source, FolderSource):
-        volumes.append({"name": "source", "hostPath": {"path": source.folder, "type": "Directory"}})
-    if description.secrets:
-        # Optional, as above: `run`'s secretKeyRef is not, and the kubelet then names the Secret in the pod's status.
-        projections = [
-            {"secret": {"name": ref.secret, "items": [{"key": ref.key, "path": name}], "optional": True}}
-            for name, ref in sorted(description.secrets.items())
-        ]
-        volumes.append({"name": "secrets", "projected": {"defaultMode": SECRET_MODE, "sources": projections}})
-    return volumes
 
 
 def _env(variables: Mapping[str, str]) -> list[Manifest]:

@@ -9,12 +9,21 @@ import json
 import re
 import shlex
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final
 
 FRAGMENT_VERSION: Final = 1
 # A name's share of the 4 KiB termination message, in bytes of escaped JSON: thirty such steps still fit.
 NAME_LIMIT_BYTES: Final = 64
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+
+
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """For how long `run` stays after a failure, and the line for people that says how to get in and how to end it."""
+
+    seconds: int
+    hint: str
 
 
 def steps_fragment(
@@ -24,6 +33,7 @@ def steps_fragment(
     timeout: float,
     grace: float,
     after_budget: float,
+    keep: Keep | None = None,
 ) -> str:
     """The fragment for these (name, script) pairs; equal inputs give equal text.
 
@@ -33,6 +43,7 @@ def steps_fragment(
         timeout: seconds that all `steps` together may take.
         grace: seconds between TERM and KILL.
         after_budget: seconds that all `after` steps together may take.
+        keep: when given, the shim stays after a failure.
 
     Raises:
         ValueError: when a text holds NUL or a lone surrogate, which no file or annotation can carry, or when a time
@@ -44,6 +55,10 @@ def steps_fragment(
         _centiseconds("after_budget", after_budget, least=1),
     )
     lines = [f"dynapod_limits {FRAGMENT_VERSION} {' '.join(map(str, limits))}"]
+    if keep is not None:
+        # A call of its own: a shim of an older runner image does not know it, says so and runs the steps all the same.
+        hint = shlex.quote(_CONTROL.sub("?", keep.hint))
+        lines.append(f"dynapod_keep {_centiseconds('keep', keep.seconds, least=100)} {hint}")
     lines += [_call("dynapod_step", f"steps[{i}]", name, script) for i, (name, script) in enumerate(steps)]
     lines += [_call("dynapod_after", f"after[{i}]", name, script) for i, (name, script) in enumerate(after)]
     return "\n".join(lines) + "\n"

@@ -14,6 +14,7 @@ from runner_spec.outcome import Fault, Outcome, Verdict
 from runner_spec.pod_check import check_pod
 from runner_spec.policy import Policy
 from runner_spec.problem import InvalidDescription, InvalidPolicy, Problem
+from runner_spec.refusal import Answer, read_answer, refusal_outcome, words_of
 from runner_spec.render import Attempt, render
 from worker.metrics import WorkerMetrics
 from worker.queue import Claim
@@ -22,7 +23,6 @@ log = logging.getLogger(__name__)
 
 BACKOFF_FIRST_S: Final = 1.0
 BACKOFF_MAX_S: Final = 30.0
-_UNPROCESSABLE: Final = frozenset({400, 403, 422})
 _EVIDENCE_PROBLEMS: Final = 50
 
 
@@ -73,7 +73,7 @@ class Launcher:
             raise RejectedError(Outcome(Verdict.FAILED, Fault.PLATFORM, "policy", message)) from error
         # What leaves this house was checked against the policy, whatever the description said.
         if problems := check_pod(manifest, self._policy):
-            raise RejectedError(_invalid(problems))
+            raise RejectedError(_outside(problems))
         return Launch(description, manifest)
 
     def describe(self, claim: Claim) -> JobDescription | None:
@@ -104,7 +104,7 @@ class Launcher:
         Raises:
             RejectedError: the API server refuses this pod, with its words.
             QuotaExceededError: a ResourceQuota is used up.
-            ApiError: a foreign pod has the name, or the namespace is missing: the platform's fault.
+            ApiError: a foreign pod has the name, or something of the operator's is missing: the platform's fault.
         """
         delay = BACKOFF_FIRST_S
         while True:
@@ -112,13 +112,14 @@ class Launcher:
                 self._metrics.api_requests.labels("create").inc()
                 return await self._api.create_pod(manifest)
             except ApiError as error:
-                if error.over_quota:
-                    raise QuotaExceededError(error.message) from error
-                if error.status in _UNPROCESSABLE:
-                    raise RejectedError(_rejected("refused", f"Kubernetes refused the pod: {error.message}")) from error
-                if not error.temporary:
+                answer, words = read_answer(error.status, error.message), words_of(error.message)
+                if answer is Answer.FULL:
+                    raise QuotaExceededError(words) from error
+                if answer is Answer.REJECTED:
+                    raise RejectedError(refusal_outcome(error.status, error.message)) from error
+                if answer is Answer.BROKEN:
                     raise
-                waiting(f"Kubernetes does not answer: {error.message}")
+                waiting(f"Kubernetes cannot create the pod now: {words}")
                 log.warning("pod not created yet: %s", error, extra={"action": "create_retry", "status": error.status})
             await asyncio.sleep(delay)
             delay = min(delay * 2, BACKOFF_MAX_S)
@@ -131,6 +132,12 @@ def pod_name(claim: Claim) -> str:
 
 def _rejected(reason: str, message: str, **evidence: object) -> Outcome:
     return Outcome(Verdict.REJECTED, Fault.JOB, reason, message, evidence=evidence)
+
+
+def _outside(problems: Sequence[Problem]) -> Outcome:
+    lines = [str(problem) for problem in problems[:_EVIDENCE_PROBLEMS]]
+    summary = "The job's pod would be outside the operator's policy:\n" + "\n".join(lines)
+    return _rejected("policy", summary, problems=lines, count=len(problems))
 
 
 def _invalid(problems: Sequence[Problem]) -> Outcome:

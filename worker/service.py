@@ -9,6 +9,7 @@ import resource
 import signal
 import uuid
 from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,6 +22,7 @@ from adapters.redis_server import Connections
 from runner_spec.document import load_document
 from runner_spec.policy import DEFAULT_POLICY, Policy, parse_policy
 from worker.cancellation import end_tasks
+from worker.capabilities import settle
 from worker.health import HealthServer
 from worker.log_streams import LogKeeper
 from worker.metrics import WorkerMetrics
@@ -49,7 +51,8 @@ def raise_file_limit() -> None:
 class Worker:
     """One worker incarnation from parts that are connected already; `start` and `stop` it in the running loop.
 
-    `failed` tells when it has ended by itself: its lease was lost, or a bug.
+    `ended` tells when it has ended by itself: its lease was lost, or a bug. `policy` is as its cluster settled it: an
+    `auto` in it counts as no. `name` is one that no other incarnation ever had; a new one when empty.
     """
 
     def __init__(
@@ -61,8 +64,9 @@ class Worker:
         policy: Policy,
         settings: WorkerSettings,
         registry: CollectorRegistry,
+        name: str = "",
     ) -> None:
-        self.name = incarnation()
+        self.name = name or incarnation()
         self.metrics = WorkerMetrics(registry)
         self.queue = JobQueue(connections, settings.queues, self.name, lease_seconds=settings.lease_seconds)
         self.supervisor = Supervisor(
@@ -124,31 +128,31 @@ async def run_worker(settings: WorkerSettings) -> None:
         SettingsError, InvalidPolicy, StoreConfigError, BadRedisURL: it cannot start; the message says why.
         ApiError, RedisError: a service it needs is not there, or its lease was lost.
     """
-    policy = read_policy(settings.policy)
-    if not settings.store:
-        raise SettingsError("store: not set; name where logs are kept: --store or DYNAPOD_STORE, a folder or s3://…")
-    if settings.namespace not in {"", policy.namespace}:
-        # Pods would be made in one namespace and watched in the other.
-        raise SettingsError(
-            f"namespace: {settings.namespace!r} is not the policy's, {policy.namespace!r}; leave the setting out, or "
-            "set `namespace` in the policy"
-        )
+    policy = _usable_policy(settings)
     store = ObjectStore.from_url(settings.store)
-    registry = CollectorRegistry()
-    leaving = asyncio.Event()
+    registry, name = CollectorRegistry(), incarnation()
+    standing = _Standing(asyncio.Event())
+    leaving = standing.leaving
     async with contextlib.AsyncExitStack() as stack:
         connections = await stack.enter_async_context(redis_server.connect(settings.redis_url))
         api = await KubernetesApi.connect(policy.namespace, kubeconfig=settings.kubeconfig or None)
         stack.push_async_callback(api.close)
-        worker = Worker(
-            connections=connections, api=api, store=store, policy=policy, settings=settings, registry=registry
-        )
-        health = HealthServer(
-            registry, _readiness(worker, leaving), host=settings.health_host, port=settings.health_port
-        )
+        health = HealthServer(registry, standing.why_not, host=settings.health_host, port=settings.health_port)
         await health.start()
         stack.push_async_callback(health.stop)
         _on_signals(leaving.set)
+        settled = await _settled(policy, api, name, leaving)
+        if settled is None:
+            return
+        worker = standing.worker = Worker(
+            connections=connections,
+            api=api,
+            store=store,
+            policy=settled,
+            settings=settings,
+            registry=registry,
+            name=name,
+        )
         await worker.start()
         stack.push_async_callback(worker.stop)
         log.info(
@@ -162,13 +166,44 @@ async def run_worker(settings: WorkerSettings) -> None:
         log.info("leaving", extra={"action": "leaving", "in_flight": worker.supervisor.in_flight})
 
 
-def _readiness(worker: Worker, leaving: asyncio.Event) -> Callable[[], str]:
-    def why_not() -> str:
-        if leaving.is_set():
-            return "leaving"
-        return "" if worker.supervisor.ready else "the cluster's pods are not listed yet"
+def _usable_policy(settings: WorkerSettings) -> Policy:
+    policy = read_policy(settings.policy)
+    if not settings.store:
+        raise SettingsError("store: not set; name where logs are kept: --store or DYNAPOD_STORE, a folder or s3://…")
+    if settings.namespace not in {"", policy.namespace}:
+        # Pods would be made in one namespace and watched in the other.
+        raise SettingsError(
+            f"namespace: {settings.namespace!r} is not the policy's, {policy.namespace!r}; leave the setting out, or "
+            "set `namespace` in the policy"
+        )
+    return policy
 
-    return why_not
+
+async def _settled(policy: Policy, api: KubernetesApi, name: str, leaving: asyncio.Event) -> Policy | None:
+    """The policy as the cluster settles it; None: told to leave before the cluster had answered."""
+    asking = asyncio.create_task(settle(policy, api, asker=name), name="capabilities")
+    told = asyncio.create_task(leaving.wait())
+    try:
+        await asyncio.wait([asking, told], return_when=asyncio.FIRST_COMPLETED)
+        return None if told.done() else asking.result()
+    finally:
+        await end_tasks([asking, told])
+
+
+@dataclass
+class _Standing:
+    """How far the process has come."""
+
+    leaving: asyncio.Event
+    worker: Worker | None = None
+
+    def why_not(self) -> str:
+        """Why it takes no jobs; empty when it does."""
+        if self.leaving.is_set():
+            return "leaving"
+        if self.worker is None:
+            return "the cluster has not said yet whether it offers user namespaces"
+        return "" if self.worker.supervisor.ready else "the cluster's pods are not listed yet"
 
 
 def _on_signals(leave: Callable[[], None]) -> None:

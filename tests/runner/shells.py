@@ -9,7 +9,7 @@ from pathlib import Path
 
 from runner.shell import is_static
 from runner_spec.report import RunReport, parse_report
-from runner_spec.steps import steps_fragment
+from runner_spec.steps import Keep, steps_fragment
 
 SHIM = Path(__file__).parents[2] / "runner" / "shim.sh"
 BUSYBOX = Path("/bin/busybox")
@@ -67,10 +67,12 @@ class Shim:
         timeout: float = 60,
         grace: float = 5,
         after_budget: float = 60,
+        keep: int = 0,
         env: Mapping[str, str] | None = None,
         subreaper: bool = False,
     ) -> subprocess.Popen[bytes]:
-        fragment = steps_fragment(steps, after, timeout=timeout, grace=grace, after_budget=after_budget)
+        kept = Keep(keep, "kept: 'come' in") if keep else None
+        fragment = steps_fragment(steps, after, timeout=timeout, grace=grace, after_budget=after_budget, keep=kept)
         (self.root / "plan" / "steps").write_bytes(fragment.encode())
         return self.launch(env=env, subreaper=subreaper)
 
@@ -100,9 +102,11 @@ class Shim:
         timeout: float = 60,
         grace: float = 5,
         after_budget: float = 60,
+        keep: int = 0,
         env: Mapping[str, str] | None = None,
     ) -> Ran:
-        return self.finish(self.start(steps, after, timeout=timeout, grace=grace, after_budget=after_budget, env=env))
+        process = self.start(steps, after, timeout=timeout, grace=grace, after_budget=after_budget, keep=keep, env=env)
+        return self.finish(process)
 
 
 def become_subreaper() -> None:

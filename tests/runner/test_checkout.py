@@ -261,6 +261,13 @@ def test_addresses(target: str, expected: tuple[str, int, str]) -> None:
 # --- the shell --------------------------------------------------------------------------------------------------------
 
 
+def test_without_a_folder_to_fill_no_shell_is_installed(pod: Pod) -> None:
+    del pod.variables["DYNAPOD_BIN"]
+    pod.plan()
+    assert pod.checkout().code == 0
+    assert list((pod.root / "bin").iterdir()) == []
+
+
 def test_without_a_static_busybox_the_hosts_shell_is_linked(pod: Pod) -> None:
     pod.variables["DYNAPOD_BUSYBOX"] = shutil.which("git") or ""  # an ELF program, and a dynamic one
     pod.plan()

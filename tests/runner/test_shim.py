@@ -236,12 +236,17 @@ def test_no_timer_outlives_the_shim(shim: Shim, tmp_path: Path) -> None:
         [("a", "true"), ("b", "exit 1")], [("x", "true")], timeout=4321, after_budget=4322, env={"MARK": str(tmp_path)}
     )
     assert ran.code == 1
-    ours = []
+    assert outlives(marked(tmp_path)) == []
+
+
+def marked(mark: Path) -> list[int]:
+    """Processes that have this mark among their variables."""
+    found = []
     for path in Path("/proc").glob("[0-9]*/environ"):
         with suppress(OSError):
-            if f"MARK={tmp_path}".encode() in path.read_bytes():
-                ours.append(int(path.parent.name))
-    assert outlives(ours) == []
+            if f"MARK={mark}".encode() in path.read_bytes():
+                found.append(int(path.parent.name))
+    return found
 
 
 def test_orphans_are_reaped_by_the_first_process_of_the_container(shim: Shim) -> None:
@@ -331,6 +336,92 @@ def test_a_report_of_many_steps_keeps_the_last_and_fits_the_message(shim: Shim) 
     assert ran.code == 9
     assert [(step.name, step.exit) for step in ran.report.steps[-2:]] == [("the one that fails", 9), ("after", 0)]
     assert re.fullmatch(r"the first \d+ steps are not listed", ran.report.message)
+
+
+@pytest.mark.parametrize("limit", [256, 646, 2457])
+def test_a_report_keeps_to_its_share_of_the_pods_messages(shim: Shim, limit: int) -> None:
+    steps = [(f"step number {n} with a name of some length", ":") for n in range(30)]
+    ran = shim.run([*steps, ("bad", "exit 9")], env={"DYNAPOD_REPORT_LIMIT": str(limit)})
+    assert len(ran.message.encode()) <= limit
+    assert ran.report.steps[-1].name == "bad"
+    listed, (dropped,) = len(ran.report.steps), re.findall(r"the first (\d+) steps", ran.report.message)
+    assert listed + int(dropped) == 31
+
+
+@pytest.mark.parametrize("limit", ["", "many", "-1"])
+def test_a_limit_that_is_no_number_is_the_kubelets_own(shim: Shim, limit: str) -> None:
+    ran = shim.run([("a", "exit 9")], env={"DYNAPOD_REPORT_LIMIT": limit})
+    assert (ran.code, ran.report.steps[0].exit, ran.report.message) == (9, 9, "")
+
+
+# -- keeping a failed job's container
+
+KEPT = "[dynapod] kept: 'come' in"
+
+
+def test_a_failed_job_stays_after_its_after_steps_until_it_is_told_to_end(shim: Shim) -> None:
+    process = shim.start([("a", "exit 3"), ("b", "echo never")], [("x", "echo cleaned")], keep=600)
+    seen = wait_for_line(process, KEPT)
+    assert "cleaned" in seen
+    assert not (shim.state / "exit").exists()
+    process.send_signal(signal.SIGTERM)
+    ran = shim.finish(process)
+    assert (ran.code, ran.exit_file, ran.report.reason) == (3, "3\n", "step")
+    assert [(s.name, s.exit, s.after) for s in ran.report.steps] == [("a", 3, False), ("x", 0, True)]
+
+
+def test_a_job_that_ran_out_of_time_stays_too(shim: Shim) -> None:
+    process = shim.start([("a", "sleep 30")], timeout=0.3, keep=600)
+    wait_for_line(process, KEPT)
+    process.send_signal(signal.SIGTERM)
+    ran = shim.finish(process)
+    assert (ran.code, ran.report.reason) == (124, "timeout")
+
+
+def test_keeping_ends_by_itself(shim: Shim) -> None:
+    began = time.monotonic()
+    ran = shim.run([("a", "exit 3")], keep=1)
+    assert 1 <= time.monotonic() - began < 15
+    assert (ran.code, ran.report.reason, KEPT in ran.lines) == (3, "step", True)
+
+
+def test_other_signals_do_not_end_the_keeping(shim: Shim) -> None:
+    process = shim.start([("a", "exit 3")], keep=600)
+    wait_for_line(process, KEPT)
+    for number in (signal.SIGUSR1, signal.SIGUSR2):
+        process.send_signal(number)
+    assert process.stdout
+    assert not select.select([process.stdout], [], [], 0.5)[0]  # its end would close the pipe
+    process.send_signal(signal.SIGTERM)
+    assert shim.finish(process).code == 3
+
+
+def test_nothing_is_left_of_the_keeping(shim: Shim, tmp_path: Path) -> None:
+    process = shim.start([("a", "exit 3")], keep=4321, env={"MARK": str(tmp_path)})
+    wait_for_line(process, KEPT)
+    process.send_signal(signal.SIGTERM)
+    shim.finish(process)
+    assert outlives(marked(tmp_path)) == []
+
+
+def test_success_is_not_kept(shim: Shim) -> None:
+    ran = shim.run([("a", "true")], [("x", "true")], keep=600)
+    assert (ran.code, KEPT in ran.lines) == (0, False)
+
+
+@pytest.mark.parametrize("step", ["sleep 30", "exit 3"])
+def test_a_job_that_is_told_to_end_before_it_is_kept_does_not_stay(shim: Shim, step: str) -> None:
+    process = shim.start([("a", f"echo started; {step}")], [("x", "echo cleaning; sleep 0.5")], keep=600)
+    wait_for_line(process, "started" if "sleep" in step else "cleaning")
+    process.send_signal(signal.SIGTERM)
+    ran = shim.finish(process)
+    assert KEPT not in ran.lines
+    assert (ran.code, ran.report.reason) == ((143, "canceled") if "sleep" in step else (3, "step"))
+
+
+def test_the_shims_own_failure_is_not_kept(shim: Shim) -> None:
+    (shim.root / "plan" / "steps").write_text("dynapod_keep 60000 hint\ndynapod_limits 2 100 100 100\n")
+    assert shim.finish(shim.launch()).code == 125
 
 
 def test_a_job_that_scribbles_on_the_termination_log_does_not_break_the_report(shim: Shim) -> None:

@@ -71,6 +71,43 @@ def test_caps_can_clamp_instead() -> None:
 
 
 @pytest.mark.parametrize(
+    ("policy", "who"),
+    [
+        ({}, "uid 1000 (auto: root in a user namespace where the worker finds that the cluster offers them)"),
+        ({"user_namespaces": False}, "uid 1000"),
+        ({"user_namespaces": True}, "root in a user namespace: nobody outside"),
+        (
+            {"shim_delivery": "image-volume"},
+            "uid 1000 (auto: policy.shim_delivery is image-volume, which excludes user namespaces)",
+        ),
+    ],
+)
+def test_it_is_said_who_the_job_runs_as_and_why(policy: dict[str, Any], who: str) -> None:
+    assert decision(admitted(least(), **policy), "user") == (who, "policy", "policy.user_namespaces")
+
+
+def test_keeping_needs_the_policys_leave() -> None:
+    data = least(keep="on-failure 1h")
+    (problem,) = refusals(data)
+    assert (problem.path, problem.message) == ("keep", "policy.max_keep allows no container to be kept")
+    assert refusals(data, over_cap="clamp")[0].path == "keep"
+    (problem,) = refusals(data, max_keep="30m")
+    assert (problem.path, problem.message) == ("keep", "policy.max_keep allows 30m")
+    admission = admitted(data, max_keep="30m", over_cap="clamp")
+    assert admission.job.keep == 1800
+    assert decision(admission, "keep") == ("30m", "policy cap", "policy.max_keep")
+    assert admitted(data, max_keep=3600).job.keep == 3600
+    assert admitted(least(), max_keep="1h").job.keep == 0
+
+
+def test_a_services_time_to_start_has_a_cap() -> None:
+    data = least(services=[{"name": "db", "image": "a", "ready": {"tcp": 1, "timeout": "7h"}}])
+    (problem,) = refusals(data)
+    assert (problem.path, problem.message) == ("services[0].ready.timeout", "policy.max_timeout allows 6h")
+    assert admitted(data, over_cap="clamp").job.ready_timeouts == (21600,)
+
+
+@pytest.mark.parametrize(
     ("secrets", "allowed"),
     [
         ({}, False),
@@ -199,12 +236,30 @@ def test_every_field_of_the_policy_is_documented() -> None:
         ({"platform_backoff": []}, "platform_backoff", "at least 1"),
         ({"cache_scope": "all"}, "cache_scope", "not one of"),
         ({"image_pull_policy": "Sometimes"}, "image_pull_policy", "not one of"),
+        ({"user_namespaces": "yes"}, "user_namespaces", "not one of"),
+        ({"shim_delivery": "magic"}, "shim_delivery", "not one of"),
+        ({"max_keep": -1}, "max_keep", "between 1s and 30d"),
+        ({"max_keep": False}, "max_keep", "a duration is text"),
+        ({"user_namespaces": True, "shim_delivery": "image-volume"}, "", "exclude each other"),
     ],
 )
 def test_a_wrong_policy_is_refused(data: object, path: str, words: str) -> None:
     (problem,) = policy_problems(data)
     assert problem.path == path
     assert words in f"{problem.message}; {problem.remedy}"
+
+
+@pytest.mark.parametrize("offered", [True, False])
+def test_only_auto_is_settled_by_what_the_cluster_offers(*, offered: bool) -> None:
+    assert parse_policy({}).resolved(user_namespaces=offered).user_namespaces is offered
+    for word in (True, False):
+        assert parse_policy({"user_namespaces": word}).resolved(user_namespaces=offered).user_namespaces is word
+    volume = parse_policy({"shim_delivery": "image-volume"})
+    assert volume.resolved(user_namespaces=offered).user_namespaces is False
+
+
+def test_local_runs_have_no_user_namespace() -> None:
+    assert local_policy(gateway_url="http://127.0.0.1:8080").user_namespaces is False
 
 
 def test_the_gateways_url_loses_its_final_slash() -> None:

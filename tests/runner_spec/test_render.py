@@ -1,5 +1,6 @@
 import json
 import os
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,11 @@ GOLDENS: dict[str, tuple[Json, Policy]] = {
         LOCAL,
     ),
     "user-namespace": (least(timeout="5m"), parse_policy({"user_namespaces": True})),
+    "alone": (least(keep="on-failure 1h"), parse_policy({"shim_delivery": "image-volume", "max_keep": "2h"})),
+    "image-volume": (
+        least(source={"git": "https://git.example/a.git"}, artifacts=[{"name": "a", "paths": ["**"]}]),
+        parse_policy({"shim_delivery": "image-volume", "allow_debug": True}),
+    ),
     "operator": (
         least(name="nightly build", resources={"cpu": 0.5, "ephemeral-storage": "20Gi"}),
         parse_policy(PEASANTS),
@@ -81,7 +87,8 @@ def rendered(
 
 
 def containers(pod: Json) -> dict[str, Json]:
-    return {container["name"]: container for container in pod["spec"]["initContainers"] + pod["spec"]["containers"]}
+    spec = pod["spec"]
+    return {container["name"]: container for container in [*spec.get("initContainers", []), *spec["containers"]]}
 
 
 def mounts(container: Json) -> dict[str, bool]:
@@ -196,6 +203,106 @@ def test_containers_stand_in_the_order_of_their_start() -> None:
 def test_a_container_with_nothing_to_do_is_not_rendered() -> None:
     assert set(containers(rendered(least()))) == {"checkout", "run"}
     assert set(containers(rendered(least(cache=[{"key": "k", "paths": ["x"]}])))) == {"checkout", "upload", "run"}
+
+
+ALONE = {"run"}
+WITH_CHECKOUT = {"run", "checkout"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({}, ALONE),
+        ({"after": [{"run": "x"}], "env": {"A": "b"}, "keep": "on-failure 5m"}, ALONE),
+        ({"services": [{"name": "db", "image": "a"}]}, ALONE | {"db"}),
+        # The kubelet itself waits for a startup probe.
+        ({"services": [{"name": "db", "image": "a", "ready": {"command": ["x"]}}]}, ALONE | {"db"}),
+        ({"services": [{"name": "db", "image": "a", "ready": {"tcp": 1}}]}, WITH_CHECKOUT | {"db"}),
+        ({"source": {"git": "https://h.example/a"}}, WITH_CHECKOUT),
+        ({"secrets": {"T": {"secret": "npm", "key": "token"}}}, WITH_CHECKOUT),
+        ({"cache": [{"key": "k", "paths": ["x"]}]}, WITH_CHECKOUT | {"upload"}),
+        ({"artifacts": [{"name": "a", "paths": ["x"]}]}, ALONE | {"upload"}),
+    ],
+)
+def test_with_the_shim_in_a_volume_checkout_is_there_only_for_its_other_work(fields: Json, expected: set[str]) -> None:
+    policy = parse_policy(OPEN | {"shim_delivery": "image-volume", "max_keep": "1h"})
+    pod = rendered(least(**fields), policy)
+    assert check_pod(pod, policy) == []
+    names = [c["name"] for field in ("initContainers", "containers") for c in pod["spec"].get(field, [])]
+    assert set(names) == expected
+    volumes = {volume["name"] for volume in pod["spec"]["volumes"]}
+    assert ("token" in volumes) == ("tmp" in volumes) == bool({"checkout", "upload"} & expected)
+
+
+def test_checkout_fills_no_folder_that_comes_from_an_image() -> None:
+    pod = rendered(least(source={"git": "https://h.example/a"}), parse_policy({"shim_delivery": "image-volume"}))
+    checkout = containers(pod)["checkout"]
+    assert anatomy.ENV_BIN not in variables(checkout)
+    assert anatomy.BIN_PATH not in mounts(checkout)
+    assert variables(containers(pod)["run"])[anatomy.ENV_BIN] == anatomy.BIN_PATH
+
+
+@given(descriptions)
+def test_every_folder_has_a_limit_that_is_counted_within_its_containers(data: Json) -> None:
+    pod = rendered(data)
+    sizes = {v["name"]: v["emptyDir"]["sizeLimit"] for v in pod["spec"]["volumes"] if "emptyDir" in v}
+    limits = {name: c["resources"]["limits"]["ephemeral-storage"] for name, c in containers(pod).items()}
+    assert sizes == {
+        "workspace": limits["run"],
+        "home": limits["run"],
+        "bin": "16Mi",
+        "state": "16Mi",
+        "tmp": limits["checkout"],
+    }
+
+
+@given(descriptions)
+def test_all_reports_of_a_pod_together_fit_what_the_kubelet_keeps(data: Json) -> None:
+    pod = rendered(data)
+    count = len(containers(pod))
+    given_limits = [
+        int(variables(c)[anatomy.ENV_REPORT_LIMIT])
+        for name, c in containers(pod).items()
+        if name in anatomy.RESERVED_CONTAINERS
+    ]
+    assert set(given_limits) == {min(4096, 12 * 1024 // count)}
+
+
+def test_a_pod_of_the_most_containers_still_has_room_for_reports() -> None:
+    services = [{"name": f"s{n}", "image": "a"} for n in range(16)]
+    pod = rendered(least(services=services, artifacts=[{"name": "a", "paths": ["x"]}]), LOCAL)
+    assert len(containers(pod)) == 19
+    assert variables(containers(pod)["run"])[anatomy.ENV_REPORT_LIMIT] == "646"
+
+
+def test_a_kept_container_counts_towards_the_deadline_and_says_how_to_get_in() -> None:
+    policy = parse_policy({"max_keep": "2h", "namespace": "jobs"})
+    without = rendered(least(), policy, job_id="it's")
+    pod = rendered(least(keep="on-failure 90m"), policy, job_id="it's")
+    assert pod["spec"]["activeDeadlineSeconds"] == without["spec"]["activeDeadlineSeconds"] + 5400
+    annotations = pod["metadata"]["annotations"]
+    assert annotations[anatomy.ANNOTATION_KEEP] == "5400"
+    assert anatomy.ANNOTATION_KEEP not in without["metadata"]["annotations"]
+    (line,) = [x for x in annotations[anatomy.ANNOTATION_STEPS].splitlines() if x.startswith("dynapod_keep")]
+    _, centiseconds, hint = shlex.split(line)
+    name = pod["metadata"]["name"]
+    assert centiseconds == "540000"
+    shell = f"kubectl exec -it -n jobs {name} -c run -- /dynapod/bin/sh"
+    assert hint == f"kept for 1h30m: {shell}; end it with: dynapod cancel {shlex.quote(chr(39).join(('it', 's')))}"
+
+
+@pytest.mark.parametrize("allowed", [True, False])
+def test_debugging_is_announced_only_where_the_policy_allows_it(*, allowed: bool) -> None:
+    annotations = rendered(least(), parse_policy({"allow_debug": allowed}))["metadata"]["annotations"]
+    assert annotations.get("dynapod.dev/debug") == ("allowed" if allowed else None)
+
+
+def test_services_that_are_slow_to_start_have_the_jobs_longest_time() -> None:
+    service = {"name": "db", "image": "a", "ready": {"command": ["x"], "timeout": "30d"}}
+    policy = parse_policy({"over_cap": "clamp", "max_timeout": "2h"})
+    pod = rendered(least(services=[service], timeout="1h"), policy)
+    assert containers(pod)["db"]["startupProbe"]["failureThreshold"] == 7200
+    assert pod["spec"]["activeDeadlineSeconds"] < 30_000
 
 
 def test_run_sees_no_token_and_no_secret_file_and_cannot_change_its_shim() -> None:
@@ -321,7 +428,15 @@ def test_every_container_satisfies_the_restricted_profile() -> None:
     assert containers(pod)["checkout"]["securityContext"]["readOnlyRootFilesystem"] is True
 
 
+def test_without_an_answer_of_the_cluster_nobody_is_root() -> None:
+    for policy in (parse_policy({}), parse_policy({}).resolved(user_namespaces=False)):
+        spec = rendered(least(), policy)["spec"]
+        assert "hostUsers" not in spec
+        assert (spec["securityContext"]["runAsUser"], spec["securityContext"]["runAsNonRoot"]) == (1000, True)
+
+
 def test_root_is_only_root_inside_a_user_namespace() -> None:
+    assert rendered(least(), parse_policy({}).resolved(user_namespaces=True))["spec"]["hostUsers"] is False
     spec = rendered(least(), parse_policy({"user_namespaces": True}))["spec"]
     assert spec["hostUsers"] is False
     assert (spec["securityContext"]["runAsUser"], spec["securityContext"]["runAsNonRoot"]) == (0, False)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runner_spec.steps import NAME_LIMIT_BYTES, json_name, steps_fragment
+from runner_spec.steps import NAME_LIMIT_BYTES, Keep, json_name, steps_fragment
 
 TEXT = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]))
 
@@ -18,6 +18,14 @@ def fragment(*steps: tuple[str, str], after: tuple[tuple[str, str], ...] = ()) -
 def test_the_limits_come_first_in_centiseconds() -> None:
     text = steps_fragment([], [], timeout=1.5, grace=0, after_budget=30)
     assert text == "dynapod_limits 1 150 0 3000\n"
+
+
+def test_the_keeping_comes_before_the_steps_and_its_hint_survives_the_quoting() -> None:
+    keep = Keep(5400, "it's kept: $(id) `x`\nfor long")
+    text = steps_fragment([("a", "true")], [], timeout=60, grace=10, after_budget=30, keep=keep)
+    _, line, step = text.splitlines()
+    assert shlex.split(line) == ["dynapod_keep", "540000", "it's kept: $(id) `x`?for long"]
+    assert step.startswith("dynapod_step")
 
 
 def test_steps_come_before_after_steps_in_the_order_given() -> None:

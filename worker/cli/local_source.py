@@ -38,7 +38,11 @@ def local_source(
         source = _resolved(source, folder)
     if ref is not None:
         source = _at_ref(source, ref)
-    return {**description, "source": source}
+    local = {**description, "source": source}
+    # Nobody can `kubectl exec` into a local run: what it leaves is in its folders.
+    if isinstance(local.get("keep"), str):
+        del local["keep"]
+    return local
 
 
 def _resolved(source: Mapping[str, Any], folder: Path) -> dict[str, Any]:

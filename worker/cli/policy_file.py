@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from runner_spec.admission import Admission
     from runner_spec.policy import Policy
 
+ASK_S: Final = 5.0  # for an answer of the cluster; somebody is waiting at a terminal
 # Where the gateway of a local run would be: it takes any free port.
 LOCAL_GATEWAY: Final = "http://127.0.0.1:8080"
 
@@ -23,6 +24,11 @@ policy_option = click.option(
     envvar="DYNAPOD_POLICY",
     show_envvar=True,
     help="The operator's policy; the default policy without it.",
+)
+kubeconfig_option = click.option(
+    "--kubeconfig",
+    type=click.Path(exists=True, dir_okay=False),
+    help="Ask this cluster whether it offers user namespaces, as a worker does when it starts.",
 )
 local_option = click.option(
     "--local", is_flag=True, help="As `dynapod run` would: its policy, and source paths of this machine."
@@ -53,6 +59,34 @@ def read_policy(policy_file: str | None, *, local: bool) -> "Policy":
         return parse_policy(document.data)
     except ProblemsError as error:
         raise InvalidInputError("\n".join(problem_lines(policy_file, document.locate(error.problems)))) from error
+
+
+def settled(policy: "Policy", kubeconfig: str) -> tuple["Policy", str]:
+    """The policy as a cluster settles it, and why; see `worker.capabilities`.
+
+    Raises:
+        InvalidInputError: the kubeconfig, or a pod patch, cannot be used.
+        PlatformError: the cluster does not answer.
+    """
+    import asyncio
+
+    from adapters.kubernetes_api import KubernetesApi
+    from worker.capabilities import UserNamespaces, ask_user_namespaces
+    from worker.cli.faults import told_as_faults
+    from worker.service import incarnation
+
+    async def ask() -> UserNamespaces:
+        api = await KubernetesApi.connect(policy.namespace, kubeconfig=kubeconfig, retry_seconds=ASK_S)
+        try:
+            return await ask_user_namespaces(policy, api, asker=incarnation())
+        finally:
+            await api.close()
+
+    if policy.user_namespaces != "auto" or policy.shim_delivery == "image-volume":
+        return policy, ""
+    with told_as_faults():
+        found = asyncio.run(ask())
+    return policy.resolved(user_namespaces=found.offered), found.why
 
 
 def admitted(file: DescriptionFile, policy: "Policy", *, local: bool) -> "Admission":

@@ -7,7 +7,7 @@ import click
 
 from worker.cli.description_file import DescriptionFile, file_argument, read_file
 from worker.cli.exit_status import InvalidInputError
-from worker.cli.policy_file import admitted, local_option, policy_option, read_policy
+from worker.cli.policy_file import admitted, kubeconfig_option, local_option, policy_option, read_policy, settled
 from worker.cli.table import table
 
 if TYPE_CHECKING:
@@ -43,13 +43,24 @@ def render(file: str, policy_file: str | None, job_id: str, attempt: int, form: 
 @local_option
 @job_option
 @attempt_option
-def explain(file: str, policy_file: str | None, job_id: str, attempt: int, *, local: bool) -> None:
-    """Say where each effective value comes from (description or which rule of the policy), then print the pod."""
+@kubeconfig_option
+def explain(
+    file: str, policy_file: str | None, job_id: str, attempt: int, kubeconfig: str | None, *, local: bool
+) -> None:
+    """Say where each effective value comes from (description or which rule of the policy), then print the pod.
+
+    With `user_namespaces: auto` in the policy, the cluster decides who the job runs as: --kubeconfig asks it.
+    """
     description = read_file(file)
-    admission = admitted(description, read_policy(policy_file, local=local), local=local)
+    policy, why = read_policy(policy_file, local=local), ""
+    if kubeconfig is not None:
+        policy, why = settled(policy, kubeconfig)
+    admission = admitted(description, policy, local=local)
     rows = [(item.path, item.value, item.source, item.rule or "-") for item in admission.decisions]
     for line in table(("value of", "is", "set by", "rule"), rows):
         click.echo(f"# {line}")
+    if why:
+        click.echo(f"# user_namespaces: auto: {' '.join(why.split())}")
     click.echo("---")
     click.echo(_yaml(_pod(description, admission, job_id, attempt)), nl=False)
 

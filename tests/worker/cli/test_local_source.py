@@ -30,6 +30,12 @@ def test_no_source_at_all_can_be_asked_for(tmp_path: Path) -> None:
     assert source({**DESCRIPTION, "source": None}, tmp_path) is None
 
 
+def test_nobody_is_kept_waiting_by_a_local_run(tmp_path: Path) -> None:
+    """There is nothing to `kubectl exec` into; what is wrong stays, for validation to say so."""
+    assert "keep" not in local_source({**DESCRIPTION, "keep": "on-failure 1h"}, tmp_path)
+    assert local_source({**DESCRIPTION, "keep": 7}, tmp_path)["keep"] == 7
+
+
 def test_relative_paths_begin_at_the_descriptions_folder(tmp_path: Path) -> None:
     (tmp_path / "a b").mkdir()
     assert source({"source": {"git": ".", "ref": "main"}}, tmp_path) == {"git": tmp_path.as_uri(), "ref": "main"}
