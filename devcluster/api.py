@@ -8,6 +8,7 @@ import hmac
 import json
 import logging
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from contextvars import ContextVar
 from io import BytesIO
 from typing import Any, Final
@@ -199,9 +200,10 @@ class Api:
         options = watch_options(resource, namespace, request.query)
         watch = Watch(self._store[resource], options, self._closing)
         response = web.StreamResponse(headers={"Content-Type": _JSON, "Cache-Control": "no-cache, private"})
-        await response.prepare(request)
-        async for lines in watch.lines():
-            await response.write(lines)
+        with suppress(ConnectionResetError):  # a watcher may leave at any time, also in the middle of an event
+            await response.prepare(request)
+            async for lines in watch.lines():
+                await response.write(lines)
         return response
 
     async def _object(self, request: web.Request) -> web.StreamResponse:

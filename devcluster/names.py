@@ -3,6 +3,7 @@
 Every function answers None for a good value, else the problem as the apiserver words it.
 """
 
+import ipaddress
 import re
 import secrets
 from collections.abc import Mapping
@@ -46,6 +47,15 @@ def dns_label_problem(name: str) -> str | None:
         "a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end "
         f"with an alphanumeric character (e.g. 'my-name',  or '123-abc', regex used for validation is '{_LABEL}')"
     )
+
+
+def ip_address_problem(text: str) -> str | None:
+    """An address in a field of old, where Go's sloppy reading holds: leading zeros mean nothing in IPv4."""
+    try:
+        ipaddress.ip_address(text if ":" in text else re.sub(r"(^|\.)0+(?=\d)", r"\1", text))
+    except ValueError:
+        return "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)"
+    return None
 
 
 def label_key_problem(key: str) -> str | None:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Final
 
 from aiohttp import web
@@ -33,10 +34,11 @@ async def stream_log(request: web.Request, pod: Object, kubelet: Kubelet) -> web
     except LogUnavailableError as error:
         raise bad_request(str(error)) from error
     response = web.StreamResponse(headers={"Content-Type": "text/plain", "Cache-Control": "no-cache, private"})
-    await response.prepare(request)
-    await response.write(b"")
-    async for chunk in read_log(log, options):
-        await response.write(chunk)
+    with suppress(ConnectionResetError):  # a follower may leave at any time: that is no error of this cluster
+        await response.prepare(request)
+        await response.write(b"")
+        async for chunk in read_log(log, options):
+            await response.write(chunk)
     return response
 
 

@@ -12,6 +12,7 @@ from devcluster.names import (
     annotations_bytes,
     config_key_problem,
     dns_label_problem,
+    ip_address_problem,
     label_key_problem,
     label_value_problem,
     subdomain_problem,
@@ -108,6 +109,16 @@ def _spec(spec: Item) -> Iterator[Cause]:
     for name, value in spec.get("nodeSelector", {}).items():
         if problem := label_key_problem(name) or label_value_problem(value):
             yield wrong("spec.nodeSelector", name, problem)
+    yield from _host_aliases(spec.get("hostAliases", ()))
+
+
+def _host_aliases(aliases: Sequence[Item]) -> Iterator[Cause]:
+    for i, alias in enumerate(aliases):
+        if problem := ip_address_problem(alias.get("ip", "")):
+            yield wrong(f"spec.hostAliases[{i}].ip", alias.get("ip", ""), problem)
+        for j, name in enumerate(alias.get("hostnames", ())):
+            if problem := subdomain_problem(name):
+                yield wrong(f"spec.hostAliases[{i}].hostnames[{j}]", name, problem)
 
 
 def _container(path: str, container: Item, volumes: set[str | None], seen: set[str]) -> Iterator[Cause]:
@@ -283,9 +294,12 @@ def _volume_source(path: str, kind: str, source: Item) -> Iterator[Cause]:
 
 def _size_limit(path: str, text: str | float) -> Iterator[Cause]:
     try:
-        parse_quantity(text)
+        negative = parse_quantity(text) < 0
     except ValueError:
         yield wrong(path, text, PATTERN_MESSAGE)
+    else:
+        if negative:
+            yield refused(path, "SizeLimit field must be a valid resource quantity")
 
 
 def _projection(path: str, projection: Item) -> Iterator[Cause]:

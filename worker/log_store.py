@@ -10,6 +10,7 @@ A piece's name holds its length, so that a worker that lost the race cannot repl
 import asyncio
 import heapq
 import json
+from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import aclosing
 from dataclasses import asdict, dataclass, replace
@@ -17,11 +18,16 @@ from typing import Any, Final, NamedTuple
 
 from adapters.object_store import ObjectStore
 from adapters.redis_server import AsyncClient, translated
-from runner_spec import storage, wire
+from runner_spec import anatomy, storage, wire
 from runner_spec.log_cursor import LogCursor, time_key
 
 FOLLOW_BLOCK_MS: Final = 500
 READ_ENTRIES: Final = 64
+# Their logs are waited for before they begin; how a job's services are called is not known here.
+OWN_CONTAINERS: Final = (anatomy.CHECKOUT, anatomy.RUN, anatomy.UPLOAD)
+# Of a log, for its last lines.
+LAST_BYTES: Final = 16 * 1024
+LAST_LINE_CHARACTERS: Final = 300
 # A line longer than this is shown in parts.
 READ_PART_BYTES: Final = 64 * 1024
 
@@ -119,6 +125,27 @@ class LogReader:
             async for line in lines:
                 yield line
 
+    async def last_lines(self, job_id: str, attempt: int, container: str, count: int) -> list[str]:
+        """The last lines that a container printed, at most `count`, each cut to `LAST_LINE_CHARACTERS`.
+
+        Of a long log only the end is read. What is declared missing there stands between the lines.
+        """
+        entry = (await self.entries(job_id, attempt)).get(container)
+        if entry is None:
+            return []
+        tail = self._tail(job_id, attempt, container)
+        begins_within = tail.skip_to(entry, max(0, entry.size - LAST_BYTES))
+        lines: deque[str] = deque(maxlen=count)
+        beheaded = ""
+        async for chunk in tail.lines(entry, last=True):
+            text = chunk.text.decode("utf-8", "replace")
+            if begins_within and not chunk.notice:
+                # What was taken for the timestamp is a piece of the line, too.
+                begins_within, beheaded = False, "…" + f"{chunk.timestamp} {text}"[1 - LAST_LINE_CHARACTERS :]
+            else:
+                lines.append(text if len(text) <= LAST_LINE_CHARACTERS else text[: LAST_LINE_CHARACTERS - 1] + "…")
+        return list(lines) or [beheaded][: bool(beheaded)]
+
     def _tail(self, job_id: str, attempt: int, container: str) -> "_LogTail":
         return _LogTail(self._redis, self._store, job_id, attempt, container)
 
@@ -156,19 +183,22 @@ class LogReader:
                 yield line
             if ended:
                 return
-            if tails:
-                await self._wait(tails)
-            else:  # no log has begun: its index appears with the first line
-                await asyncio.sleep(FOLLOW_BLOCK_MS / 1000)
+            await self._wait(job_id, attempt, tails, (wanted,) if wanted else OWN_CONTAINERS)
 
-    async def _wait(self, tails: dict[str, "_LogTail"]) -> None:
-        """Until something is appended to a log known here; not long, since another container's log may begin."""
+    async def _wait(self, job_id: str, attempt: int, tails: dict[str, "_LogTail"], expected: tuple[str, ...]) -> None:
+        """Until something is appended to a log known or expected here; not long, since a service's may begin."""
+        # Redis waits for streams that do not exist yet, too: the first line of `run` is shown as soon as it is stored.
+        awaited: dict[Any, Any] = {wire.log_stream_key(job_id, attempt, name): b"0" for name in expected}
+        awaited |= {tail.stream: tail.last_id for tail in tails.values()}
         with translated():
-            news = await self._redis.xread(
-                {t.stream: t.last_id for t in tails.values()}, count=1, block=FOLLOW_BLOCK_MS
-            )
+            news: Any = await self._redis.xread(awaited, count=1, block=FOLLOW_BLOCK_MS)
         if not news:  # the embedded Redis does not block
             await asyncio.sleep(0.02)
+            return
+        by_stream = {tail.stream.encode(): tail for tail in tails.values()}
+        for stream, found in news:
+            if stream in by_stream:
+                by_stream[stream].skip(found)
 
 
 async def _in_turn(sources: list[AsyncGenerator[LogChunk, None]]) -> AsyncIterator[LogChunk]:
@@ -192,6 +222,18 @@ class _LogTail:
         self._offset = 0
         self._gaps = 0
         self._line = b""  # the timestamp of a line whose end has not come yet
+
+    def skip_to(self, entry: LogEntry, offset: int) -> bool:
+        """Begin at a byte of the log, and leave out the gaps before it; true unless that is the log's beginning."""
+        self._offset = offset
+        self._gaps = sum(gap.offset <= offset for gap in entry.gaps) if offset else 0
+        return offset > 0
+
+    def skip(self, found: list[tuple[bytes, dict[bytes, bytes]]]) -> None:
+        """Entries of the stream that were read as a piece already are no news: pass over them."""
+        for stream_id, fields in found:
+            if int(fields[b"o"]) + len(fields[b"d"]) <= self._offset:
+                self.last_id = stream_id
 
     async def lines(self, entry: LogEntry, *, last: bool) -> AsyncGenerator[LogChunk, None]:
         """What came since the last call, with declared gaps where they are; `last`: nothing will come any more."""

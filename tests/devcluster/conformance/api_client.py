@@ -32,6 +32,7 @@ class Cluster:
     headers: Mapping[str, str] = field(default_factory=dict)
     tls: ssl.SSLContext | bool = True
     image: str = "busybox"
+    isolates: bool = False  # whether containers have files and names of their own
 
     @asynccontextmanager
     async def client(self) -> AsyncIterator["Client"]:
@@ -160,6 +161,18 @@ def container(client: Client, name: str, script: str, **fields: Any) -> Json:
         "command": ["sh", "-c", script],
         **fields,
     }
+
+
+# Ends as it is told to, and says when.
+OBEDIENT = "trap 'echo stopped; exit {code}' TERM; echo up; while :; do sleep 0.1; done"
+
+
+def sidecar(client: Client, name: str, code: int = 0, **fields: Any) -> Json:
+    return container(client, name, OBEDIENT.format(code=code), restartPolicy="Always", **fields)
+
+
+def conditions(found: Json) -> dict[str, tuple[str, str]]:
+    return {c["type"]: (c["status"], c.get("reason", "")) for c in found["status"]["conditions"]}
 
 
 def terminated(pod: Json, name: str) -> Json:

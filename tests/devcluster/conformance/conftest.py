@@ -72,7 +72,7 @@ def _kubernetes(path: Path, folder: Path) -> Iterator[Cluster]:
             files[-1].chmod(0o600)
         tls.load_cert_chain(certfile=files[0], keyfile=files[1])
     image = os.environ.get("CONFORMANCE_IMAGE", "localhost/bb:latest")
-    found = Cluster(server["server"], unique("conformance"), headers, tls, image)
+    found = Cluster(server["server"], unique("conformance"), headers, tls, image, isolates=True)
     asyncio.run(_prepare(found))
     yield found
     asyncio.run(_remove(found))

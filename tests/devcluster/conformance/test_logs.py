@@ -68,6 +68,35 @@ async def test_since_time_repeats_the_second_it_names(cluster: Cluster) -> None:
 
 
 @asynchronous
+async def test_a_follower_may_leave_in_the_middle(cluster: Cluster) -> None:
+    async with cluster.client() as client:
+        name = unique("leave")
+        await client.create(pod(client, name, "while :; do echo again; done"))
+        await client.running(name)
+        for _ in range(5):  # devcluster's fixture looks for complaints
+            assert b"again" in await client.logged(name, b"again")
+        assert b"again" in await client.log(name, limitBytes="100")
+        await client.delete(name)
+
+
+@asynchronous
+async def test_following_from_a_time_shows_what_came_since(cluster: Cluster) -> None:
+    async with cluster.client() as client:
+        name = unique("resume")
+        await client.create(pod(client, name, "echo one; sleep 1.2; echo two; sleep 1.2; echo three; sleep 1"))
+        await client.running(name)
+        seen = await client.logged(name, b" two\n", timestamps="true")
+        stamp = next(line.split()[0] for line in seen.decode().splitlines() if line.endswith(" two"))
+        params = {"follow": "true", "timestamps": "true", "sinceTime": stamp}
+        async with asyncio.timeout(30), client.stream(f"{client.pods}/{name}/log", **params) as response:
+            assert response.status == 200
+            lines = (await response.read()).decode().splitlines()
+        assert [line.split()[1] for line in lines] == ["two", "three"]
+        assert lines[0].split()[0] == stamp
+        await client.delete(name)
+
+
+@asynchronous
 async def test_following_a_log_ends_with_the_container(cluster: Cluster) -> None:
     async with cluster.client() as client:
         name = unique("follow")

@@ -135,7 +135,7 @@ async def _version(client: Client) -> str:
 
 async def _collect(client: Client, count: int, **params: str) -> list[Json]:
     events = []
-    async for event in client.events(client.pods, timeoutSeconds="20", **params):
+    async for event in client.events(client.pods, **{"timeoutSeconds": "20", **params}):
         events.append(event)
         if len(events) == count:
             break
@@ -211,6 +211,30 @@ async def test_a_watch_ends_at_its_timeout(cluster: Cluster) -> None:
         assert {event["type"] for event in events} <= {"BOOKMARK"}
         assert all(int(event["object"]["metadata"]["resourceVersion"]) >= int(version) for event in events)
         assert [event async for event in client.events(client.pods, timeoutSeconds="1", **params)] == []
+
+
+@asynchronous
+async def test_a_bookmark_tells_a_watch_how_far_it_has_come_without_events_of_its_own(cluster: Cluster) -> None:
+    async with cluster.client() as client:
+        name = unique("elsewhere")
+        params = {"resourceVersion": await _version(client), "labelSelector": "group=nothing"}
+        # It comes two seconds before the watch's end.
+        params |= {"allowWatchBookmarks": "true", "timeoutSeconds": "8"}
+        watching = asyncio.create_task(_collect(client, 1, **params))
+        created = await client.create(pod(client, name, **UNSCHEDULABLE))
+        (bookmark,) = await watching
+        assert bookmark["type"] == "BOOKMARK"
+        reached = bookmark["object"]
+        assert (reached["kind"], reached["apiVersion"]) == ("Pod", "v1")
+        version = reached["metadata"]["resourceVersion"]
+        assert int(version) >= int(created["metadata"]["resourceVersion"])
+        # From there on, nothing is missed and nothing is repeated.
+        continued = asyncio.create_task(
+            _collect(client, 1, resourceVersion=version, fieldSelector=f"metadata.name={name}")
+        )
+        await client.delete(name)
+        (event,) = await continued
+        assert event["type"] in {"MODIFIED", "DELETED"}
 
 
 @asynchronous

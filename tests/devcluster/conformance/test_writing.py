@@ -160,6 +160,19 @@ INVALID = [
         "FieldValueForbidden",
     ),
     ("spec.volumes", [{"name": "v", "secret": {}}], "spec.volumes[0].secret.secretName", "FieldValueRequired"),
+    ("spec.hostAliases", [{"ip": "nowhere", "hostnames": ["db"]}], "spec.hostAliases[0].ip", "FieldValueInvalid"),
+    (
+        "spec.hostAliases",
+        [{"ip": "127.0.0.1", "hostnames": ["d b"]}],
+        "spec.hostAliases[0].hostnames[0]",
+        "FieldValueInvalid",
+    ),
+    (
+        "spec.volumes",
+        [{"name": "v", "emptyDir": {"sizeLimit": "-1"}}],
+        "spec.volumes[0].emptyDir.sizeLimit",
+        "FieldValueForbidden",
+    ),
     (
         "spec.volumes",
         [{"name": "v", "projected": {"sources": [{"serviceAccountToken": {"path": "t", "expirationSeconds": 60}}]}}],
