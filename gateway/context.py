@@ -9,7 +9,7 @@ from typing import Final
 from aiohttp import web
 
 from adapters.object_store import ObjectStore
-from gateway.identity import PodIdentity, TokenReviewer
+from gateway.identity import PodIdentity, Refused, TokenReviewer
 from gateway.masks import MaskSink
 from gateway.metrics import Metrics
 from gateway.problem import unavailable
@@ -80,5 +80,6 @@ class Traffic:
 
 GATEWAY: Final = web.AppKey("gateway", Gateway)
 POD: Final = web.RequestKey("pod", PodIdentity)
+REFUSED: Final = web.RequestKey("refused", Refused)
 REQUEST_ID: Final = web.RequestKey("request_id", str)
 TRAFFIC: Final = web.RequestKey("traffic", Traffic)

@@ -15,8 +15,8 @@ from adapters.object_store import (
     StoreFull,
     StoreUnavailable,
 )
-from gateway.context import GATEWAY, POD, REQUEST_ID, TRAFFIC, Traffic
-from gateway.identity import TOKEN_LIMIT_BYTES, Refused, ReviewUnavailableError
+from gateway.context import GATEWAY, POD, REFUSED, REQUEST_ID, TRAFFIC, Traffic
+from gateway.identity import BoundPod, ReviewUnavailableError
 from gateway.masks import MasksUnavailableError
 from gateway.problem import RETRY_AFTER_S, Problem, malformed, unavailable
 from gateway.routes import Handler
@@ -29,7 +29,6 @@ REQUEST_ID_HEADER: Final = "Dynapod-Request-Id"
 _FOREIGN_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _UNMATCHED: Final = "unmatched"
 _LOGGED_PATH_CHARACTERS: Final = 500
-_BEARER: Final = "bearer "
 _SERVER_ERROR: Final = 500
 _NOT_FOUND: Final = 404
 
@@ -58,32 +57,6 @@ async def name_request(request: web.Request, response: web.StreamResponse) -> No
         response.force_close()  # the client's next request belongs to another gateway
     if REQUEST_ID in request:
         response.headers[REQUEST_ID_HEADER] = request[REQUEST_ID]
-
-
-def verified(handler: Handler) -> Handler:
-    """The handler, behind the verification of the bearer token; it finds the pod at `request[POD]`."""
-
-    async def check(request: web.Request) -> web.StreamResponse:
-        token = _bearer_token(request)
-        verdict = await request.app[GATEWAY].reviewer.review(token)
-        if isinstance(verdict, Refused):
-            status = 403 if verdict.known else 401
-            remedy = "Only the checkout and upload containers of a running job's pod may talk here."
-            raise Problem(status, verdict.reason, verdict.message, remedy)
-        request[POD] = verdict
-        return await handler(request)
-
-    return check
-
-
-def _bearer_token(request: web.Request) -> str:
-    header = request.headers.get("Authorization", "")
-    token = header[len(_BEARER) :].strip()
-    if not header.lower().startswith(_BEARER) or not token:
-        raise Problem(401, "no-token", "there is no bearer token", "Send Authorization: Bearer <projected token>.")
-    if len(token) > TOKEN_LIMIT_BYTES:
-        raise Problem(401, "token", f"the token has {len(token)} characters", "Send the pod's projected token.")
-    return token
 
 
 def _problem(error: Exception, request: web.Request) -> Problem:
@@ -136,7 +109,9 @@ def _record(request: web.Request, response: web.StreamResponse, seconds: float) 
     metrics.sent.labels(route).inc(traffic.sent)
     if traffic.reason:
         metrics.refusals.labels(traffic.reason).inc()
-    pod = request.get(POD)
+    pod, refused = request.get(POD), request.get(REFUSED)
+    # A genuine token that is refused: whose it is.
+    bound = refused.bound if refused else BoundPod(pod.namespace, pod.pod, pod.uid) if pod else None
     facts = {
         "action": "request",
         "request_id": request[REQUEST_ID],
@@ -149,7 +124,9 @@ def _record(request: web.Request, response: web.StreamResponse, seconds: float) 
         "sent": traffic.sent,
         "job": pod.job_id if pod else None,
         "attempt": pod.attempt if pod else None,
-        "pod": pod.pod if pod else None,
+        "namespace": bound.namespace if bound else None,
+        "pod": bound.name if bound else None,
+        **({"detail": refused.detail} if refused and refused.detail else {}),
     }
     ACCESS_LOG.log(
         _level(request, response, traffic),

@@ -9,12 +9,13 @@ from prometheus_client import CollectorRegistry
 
 from adapters.object_store import ObjectStore
 from gateway import handlers
+from gateway.bearer import verified
 from gateway.body import answer_expectation_later
 from gateway.context import GATEWAY, Gateway
 from gateway.identity import TokenReviewer
 from gateway.masks import MaskSink
 from gateway.metrics import Metrics
-from gateway.middleware import name_request, observe, verified
+from gateway.middleware import name_request, observe
 from gateway.routes import ROUTES, Routes
 from gateway.settings import Limits
 

@@ -86,7 +86,8 @@ def _header(member: Member, found: os.stat_result, kind: bytes, *, size: int = 0
 
 
 def _content(parent: int, name: str, member: Member, size: int) -> Iterator[bytes]:
-    descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+    # O_NONBLOCK: a service of the job may put a fifo in the file's place, whose opening would wait for ever.
+    descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=parent)
     with open(descriptor, "rb", buffering=0) as file:  # noqa: PTH123 - of a descriptor
         left = size
         while left:

@@ -2,6 +2,7 @@
 
 import http.client
 import os
+import re
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ from runner_spec.transfer import SEAL_BYTES
 FILES_LIMIT: Final = 20_000
 _CHUNK: Final = 256 * 1024
 NOTES_LIMIT: Final = 5
+_CONTROL: Final = re.compile("[\x00-\x1f\x7f]")  # what the gateway refuses in a name
 
 
 class _FileChangedError(Exception):
@@ -108,6 +110,8 @@ class ArtifactUpload:
         """
         if not _is_text(path):
             raise JobFaultError("artifact", f"{os.fsencode(path)!r}: its name is not valid UTF-8: rename it")
+        if _CONTROL.search(path):
+            raise JobFaultError("artifact", f"{path!r}: its name holds a control character: rename it")
         for last in (False, False, True):
             try:
                 with _opened(path, self._workspace) as descriptor:
@@ -139,6 +143,8 @@ class ArtifactUpload:
         except GatewayRefusedError as error:
             if error.status == http.client.REQUEST_ENTITY_TOO_LARGE:
                 raise JobFaultError("quota", f"{path} ({console.megabytes(size)}) is over quota: {error}") from error
+            if error.status == http.client.BAD_REQUEST:  # a name that the gateway takes from no attempt
+                raise JobFaultError("artifact", f"{path}: {error}") from error
             raise
         return FileReport(path, size, sealer.sha256)
 

@@ -24,6 +24,7 @@ from runner_spec.report import CacheReport
 # Keys are resolved once, by checkout: the job may change the hashed files, and must still save under the key it asked
 # for. Upload resolves them itself where checkout could not leave this file.
 KEYS_FILE: Final = "cache-keys.json"
+_KEYS_LIMIT_BYTES: Final = 1024 * 1024
 _CREATED: Final = 201
 _FAILURES: Final = (ArchiveError, CompressionError, SealError, tree.EscapeError, RunnerError, OSError)
 
@@ -57,8 +58,8 @@ class Caches:
     def kept_keys(self) -> list[str | None]:
         """What checkout left, else resolved now."""
         try:
-            keys = json.loads((self._state / KEYS_FILE).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            keys = json.loads(tree.read_file(self._state, KEYS_FILE, _KEYS_LIMIT_BYTES))
+        except (OSError, ValueError, RecursionError):
             return self.resolve_keys()
         usable = isinstance(keys, list) and len(keys) == len(self._plans)
         if usable and all(key is None or isinstance(key, str) for key in keys):

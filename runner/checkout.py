@@ -17,7 +17,7 @@ from runner.environment import Environment
 from runner.errors import CanceledError, RunnerError, TemporaryError
 from runner.gateway import Gateway
 from runner.retry import RetryPolicy
-from runner_spec.anatomy import Exit
+from runner_spec.anatomy import ENV_NEEDS, Exit
 from runner_spec.plan import Plan
 from runner_spec.report import CacheReport, CheckoutReport
 
@@ -31,6 +31,8 @@ def main() -> int:
     environment: Environment | None = None
     # The first process of a container ignores signals that it does not handle: a deleted pod would linger.
     signal.signal(signal.SIGTERM, _cancel)
+    for name in [name for name in os.environ if name.startswith(ENV_NEEDS)]:
+        del os.environ[name]  # they have served their purpose: git and its helpers need not inherit them
     try:
         environment = Environment.read(os.environ)
         report, code = Checkout(environment, environment.read_plan()).run(), Exit.OK

@@ -3,6 +3,8 @@
 import re
 import sys
 
+# Of C0, C1 and the line separators that terminals or `splitlines` know: a file's name must not write lines of ours.
+_CONTROL = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]")
 _USERINFO = re.compile(r"(?P<scheme>[a-zA-Z][a-zA-Z0-9+.-]*://)[^/\s'\"<>]*@")
 
 
@@ -13,7 +15,7 @@ def redact(text: str) -> str:
 
 def say(text: str) -> None:
     """One line of progress, written at once: a log that lags is no help when the container is killed."""
-    line = f"[dynapod] {redact(text)}\n"
+    line = f"[dynapod] {_CONTROL.sub(lambda found: ascii(found[0])[1:-1], redact(text))}\n"
     sys.stdout.write(line.encode("utf-8", "backslashreplace").decode())
     sys.stdout.flush()
 

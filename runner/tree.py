@@ -4,6 +4,7 @@ Whatever an archive, a source folder or a job has put there, nothing here reache
 component is opened relative to its parent with O_NOFOLLOW.
 """
 
+import errno
 import os
 import stat
 from collections.abc import Iterator, Sequence
@@ -67,6 +68,22 @@ def status(parent: int, name: str) -> os.stat_result | None:
         return os.stat(name, dir_fd=parent, follow_symlinks=False)
     except FileNotFoundError:
         return None
+
+
+def read_file(folder: Path, name: str, limit: int) -> bytes:
+    """A small file that a job may have put there: it is not waited for (a fifo), nor followed, nor taken whole.
+
+    Raises:
+        OSError: when it is absent, a link, no regular file, or larger than `limit` bytes.
+    """
+    descriptor = os.open(folder / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    with open(descriptor, "rb", buffering=0) as file:  # noqa: PTH123 - of a descriptor
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", name)
+        if found.st_size > limit:
+            raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), name)
+        return file.read(limit) or b""
 
 
 def remove(parent: int, name: str) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from runner import console, termination
+from runner import console, termination, tree
 from runner.artifact import ArtifactResult, ArtifactUpload, applies
 from runner.cache import Caches
 from runner.environment import Environment
@@ -25,7 +25,12 @@ from runner_spec.report import ArtifactReport, CacheReport, JUnitReport, UploadR
 
 _ATTEMPTS: Final = 1_000  # the upload budget is what ends retrying
 _MANIFEST_SHARE: Final = 0.1  # of the budget, kept for the manifest: without it nothing counts
+_EXIT_LIMIT_BYTES: Final = 16
 _SHOWN_FAILURES: Final = 10
+_TOOK_FOR_FAILED: Final = (
+    "run ended well, but a process of the job wrote or removed its exit code in DYNAPOD_STATE: "
+    "what is stored after success only was not stored"
+)
 
 
 def main() -> int:
@@ -45,7 +50,7 @@ def main() -> int:
         console.say(f"upload failed: {error}")
         report, code = UploadReport(error.reason, console.redact(str(error))), error.exit
     if environment:
-        termination.write(environment.termination_log, report)
+        termination.write(environment, report)
     return code
 
 
@@ -70,7 +75,7 @@ def exit_code(environment: Environment) -> int | None:
     that succeeds.
     """
     try:
-        text = (environment.state / EXIT_FILE).read_text(encoding="ascii")
+        text = tree.read_file(environment.state, EXIT_FILE, _EXIT_LIMIT_BYTES).decode("ascii")
         return int(text) if text.endswith("\n") else None
     except (OSError, ValueError):
         return None
@@ -118,6 +123,11 @@ class Upload:
             error = problem
             report = replace(report, reason=problem.reason, message=str(problem))
         _summarise(report)
+        if error is None and not well and any(artifact.when == "success" for artifact in self.plan.artifacts):
+            # Whether `run` succeeded is read from a file that any process of the job can write. If its container says
+            # otherwise, the job's artifacts are missing, and this exit code keeps it from being green; where `run` has
+            # failed indeed, that decides and this says nothing.
+            return replace(report, reason="run-failed", message=_TOOK_FOR_FAILED), Exit.JOB_FAULT
         return report, error.exit if error else Exit.OK
 
     def _gateway(self) -> Gateway:

@@ -16,6 +16,7 @@ from aiohttp import web
 from adapters.object_store import NotFound, ObjectMeta, StoreError
 from gateway import body
 from gateway.addressing import cache_key, cache_lookup
+from gateway.bearer import while_alive
 from gateway.context import GATEWAY, POD, REQUEST_ID, TRAFFIC, Gateway
 from gateway.handlers.artifacts import seal_problem
 from gateway.problem import Problem, malformed
@@ -96,7 +97,7 @@ async def _save(request: web.Request, name: str) -> None:
     sealed = body.read(request, what="cache entry", limit=limit, setting="max_cache_bytes")
     async with gateway.transfer():
         try:
-            await gateway.store.put_stream(name, verified(sealed, Unsealing()))
+            await gateway.store.put_stream(name, while_alive(request, verified(sealed, Unsealing())))
         except SealError as error:
             raise seal_problem(error) from error
 

@@ -6,6 +6,7 @@ import binascii
 from aiohttp import web
 
 from gateway import body
+from gateway.bearer import still_alive
 from gateway.context import GATEWAY, POD
 from gateway.handlers.artifacts import parse_object
 from gateway.problem import malformed, too_large
@@ -24,6 +25,7 @@ async def put_masks(request: web.Request) -> web.StreamResponse:
     values = _decode(parse_object(data, "list of masks").get("values"))
     if len(values) > limits.max_masks:
         raise too_large(f"list of {len(values)} values to mask", limits.max_masks, "max_masks")
+    await still_alive(request)
     await gateway.masks.put(pod.job_id, pod.attempt, values)
     return web.Response(status=204)
 

@@ -1,16 +1,14 @@
 """A tiny Kubernetes API over real HTTP: TokenReview and pods, enough to be asked who a token belongs to."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from aiohttp import web
 
 from adapters.kubernetes_api import KubernetesApi
 from runner_spec import anatomy
-
-if TYPE_CHECKING:
-    import asyncio
 
 NAMESPACE = "jobs"
 
@@ -24,6 +22,7 @@ class FakeApiServer:
         self.calls: list[tuple[str, str]] = []
         self.failing = False
         self.gate: asyncio.Event | None = None
+        self.pod_asked = asyncio.Event()
         self.url = ""
 
     def add(self, token: str, job: str, attempt: int, *, scope: str | None = "scope") -> dict[str, Any]:
@@ -65,7 +64,9 @@ class FakeApiServer:
         pod = self.pods.get(request.match_info["name"])
         if pod is None or request.match_info["namespace"] != NAMESPACE:
             return web.json_response({"kind": "Status", "reason": "NotFound", "message": "no pod"}, status=404)
-        return web.json_response(pod)
+        answer = web.json_response(pod)
+        self.pod_asked.set()
+        return answer
 
     @asynccontextmanager
     async def serving(self) -> AsyncIterator[None]:

@@ -1,7 +1,8 @@
 """A gateway as in production, on real HTTP: real token review against a small API server, a folder as store."""
 
 import hashlib
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,7 +45,9 @@ class Running:
 
 
 @asynccontextmanager
-async def gateway(folder: Path, *, limits: Limits | None = None) -> AsyncIterator[Running]:
+async def gateway(
+    folder: Path, *, limits: Limits | None = None, clock: Callable[[], float] = time.monotonic
+) -> AsyncIterator[Running]:
     api = FakeApiServer()
     api.add(TOKEN, JOB, 2)
     store, registry = ObjectStore.from_url(str(folder)), CollectorRegistry()
@@ -52,7 +55,7 @@ async def gateway(folder: Path, *, limits: Limits | None = None) -> AsyncIterato
     redis = fakeredis.FakeAsyncRedis(server=redis_server)
     headers = {"Authorization": f"Bearer {TOKEN}"}
     async with api.serving(), api.client() as caller, aiohttp.ClientSession(headers=headers) as client:
-        reviewer = CachingTokenReviewer(KubernetesTokenReviewer(caller, namespaces=[NAMESPACE]))
+        reviewer = CachingTokenReviewer(KubernetesTokenReviewer(caller, namespaces=[NAMESPACE]), clock=clock)
         app = create_app(
             store=store, reviewer=reviewer, masks=RedisMasks(redis), registry=registry, limits=limits or Limits()
         )

@@ -254,6 +254,23 @@ def test_the_manifest_is_stored_as_given(tmp_path: Path) -> None:
     asyncio.run(scenario())
 
 
+def test_the_manifest_closes_the_attempt(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with gateway(tmp_path) as running:
+            file, manifest = f"{running.url}{ARTIFACTS_PATH}/wheel/dist/a%20b.whl", running.url + MANIFEST_PATH
+            puts = [(file, sealed(b"good"), 201), (manifest, b"{}", 204), (manifest, b"{}", 204)]
+            puts += [(manifest, b'{"other": 1}', 409), (file, sealed(b"evil"), 409), (f"{file}2", sealed(b"new"), 409)]
+            for url, body, status in puts:
+                async with running.client.put(url, data=body) as answer:
+                    assert answer.status == status, await answer.text()
+            assert await running.store.get(WHEEL) == b"good"
+            assert await running.store.get(storage.manifest_path(JOB, 2)) == b"{}"
+            assert running.count("dynapod_gateway_refusals_total", reason="closed") == 3
+            assert len(running.files) == 2
+
+    asyncio.run(scenario())
+
+
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b"\xff", b"[" * 100_000])
 def test_a_manifest_that_is_no_json_object_is_refused(tmp_path: Path, body: bytes) -> None:
     async def scenario() -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from gateway.identity import (
     VERDICTS_LIMIT,
+    WRITE_TTL_S,
     CachingTokenReviewer,
     KubernetesTokenReviewer,
     PodIdentity,
@@ -16,9 +17,9 @@ from gateway.identity import (
     ReviewUnavailableError,
 )
 from runner_spec import anatomy
-from runner_spec.transfer import CACHES_PATH
+from runner_spec.transfer import ARCHIVE_FORMAT_HEADER, ARTIFACTS_PATH, CACHES_PATH, MANIFEST_PATH, MASKS_PATH
 from tests.gateway.apiserver import NAMESPACE, FakeApiServer
-from tests.gateway.running import ANONYMOUS, JOB, TOKEN, gateway
+from tests.gateway.running import ANONYMOUS, JOB, TOKEN, gateway, sealed
 
 IDENTITY = PodIdentity(NAMESPACE, "pod-t", "uid-t", "job/7", 3, "scope")
 
@@ -54,6 +55,10 @@ def _extra(name: str, value: object) -> Callable[[dict[str, Any], dict[str, Any]
     return lambda review, _pod: review["user"]["extra"].update({f"authentication.kubernetes.io/{name}": value})
 
 
+def _unauthenticated(error: str) -> Callable[[dict[str, Any], dict[str, Any]], None]:
+    return lambda review, _pod: review.update(authenticated=False, error=error)
+
+
 def _metadata(key: str, value: object) -> Callable[[dict[str, Any], dict[str, Any]], None]:
     return lambda _review, pod: pod["metadata"].update({key: value})
 
@@ -67,6 +72,13 @@ def _label(key: str, value: object) -> Callable[[dict[str, Any], dict[str, Any]]
     [
         ("token", False, lambda review, _pod: review.update(authenticated=False)),
         ("token", False, lambda review, _pod: review.update(authenticated="yes")),
+        # As a real API server says it.
+        (
+            "audience",
+            False,
+            _unauthenticated('[invalid bearer token, token audiences ["a"] is invalid for the target …'),
+        ),
+        ("expired", False, _unauthenticated("[invalid bearer token, service account token has expired]")),
         ("audience", False, lambda review, _pod: review.update(audiences=["https://kubernetes.default.svc"])),
         ("audience", False, lambda review, _pod: review.pop("audiences")),
         ("not-a-pod", True, _user("username", "system:node:node-1")),
@@ -127,7 +139,7 @@ def test_a_positive_verdict_is_believed_for_its_time_only() -> None:
         async with _reviewer() as (api, inner):
             api.add("t", "job/7", 3)
             clock = Clock()
-            reviewer = CachingTokenReviewer(inner, ttl=10.0, clock=clock)
+            reviewer = CachingTokenReviewer(inner, clock=clock)
             for moment, calls in ((0.0, 2), (9.9, 2), (10.0, 4)):
                 clock.now = 100.0 + moment
                 assert await reviewer.review("t") == IDENTITY
@@ -135,6 +147,44 @@ def test_a_positive_verdict_is_believed_for_its_time_only() -> None:
             api.pods["pod-t"]["status"]["phase"] = "Succeeded"
             clock.now += 10.0
             assert isinstance(await reviewer.review("t"), Refused)
+
+    asyncio.run(scenario())
+
+
+def test_who_is_to_write_is_asked_again_sooner_and_the_answer_is_everybodys() -> None:
+    async def scenario() -> None:
+        async with _reviewer() as (api, inner):
+            api.add("t", "job/7", 3)
+            clock = Clock()
+            reviewer = CachingTokenReviewer(inner, clock=clock)
+            assert await reviewer.review("t") == IDENTITY
+            clock.now += 0.9
+            assert await reviewer.review("t", within=WRITE_TTL_S) == IDENTITY
+            assert len(api.calls) == 2
+            api.pods["pod-t"]["status"]["phase"] = "Succeeded"
+            clock.now += 0.1
+            assert isinstance(await reviewer.review("t", within=WRITE_TTL_S), Refused)
+            # An old yes does not outlive a younger no.
+            assert isinstance(await reviewer.review("t"), Refused)
+
+    asyncio.run(scenario())
+
+
+def test_an_answer_that_took_too_long_to_come_is_not_taken_for_a_young_one() -> None:
+    async def scenario() -> None:
+        async with _reviewer() as (api, inner):
+            api.add("t", "job/7", 3)
+            api.gate = asyncio.Event()
+            clock = Clock()
+            reviewer = CachingTokenReviewer(inner, clock=clock)
+            slow = asyncio.create_task(reviewer.review("t"))
+            await asyncio.sleep(0)
+            clock.now += WRITE_TTL_S
+            young = asyncio.create_task(reviewer.review("t", within=WRITE_TTL_S))
+            await asyncio.sleep(0)
+            api.gate.set()
+            assert list(await asyncio.gather(slow, young)) == [IDENTITY, IDENTITY]
+            assert len(api.calls) == 4
 
     asyncio.run(scenario())
 
@@ -173,7 +223,7 @@ def test_simultaneous_requests_with_one_token_ask_once() -> None:
 
 def test_remembered_verdicts_are_bounded() -> None:
     class Anybody:
-        async def review(self, token: str) -> PodIdentity | Refused:
+        async def review(self, token: str, *, within: float = 0.0) -> PodIdentity | Refused:  # noqa: ARG002 - the protocol's
             return PodIdentity("n", token, "u", "j", 1, None)
 
     async def scenario() -> int:
@@ -211,6 +261,50 @@ def test_every_refusal_is_answered_logged_and_counted(
             record = next(item for item in caplog.records if item.name == "gateway.access")
             assert record.levelno == logging.WARNING
             assert record.__dict__["reason"] == reason
+            known = ("jobs", "pod-ended") if status == 403 else (None, None)
+            assert (record.__dict__["namespace"], record.__dict__["pod"]) == known
+            assert not header.removeprefix("Bearer ") or header not in caplog.text
+
+    asyncio.run(scenario())
+
+
+def _writes(path: str, body: bytes) -> Any:
+    return pytest.param(path, body, id=path.split("/")[3])
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        _writes(f"{ARTIFACTS_PATH}/wheel/a", sealed(b"a")),
+        _writes(f"{CACHES_PATH}/key", sealed(b"a")),
+        _writes(MANIFEST_PATH, b"{}"),
+        _writes(MASKS_PATH, b'{"values": []}'),
+    ],
+)
+def test_a_body_that_outlasts_its_pod_is_not_stored(tmp_path: Path, path: str, body: bytes) -> None:
+    """The pod is alive when the request begins, and has ended by the end of the body."""
+
+    async def scenario() -> None:
+        clock = Clock()
+        async with gateway(tmp_path, clock=clock) as running:
+            begun = asyncio.Event()
+
+            async def slowly() -> AsyncIterator[bytes]:
+                yield body[:1]
+                await begun.wait()
+                yield body[1:]
+
+            headers = {ARCHIVE_FORMAT_HEADER: "tar.gz"}
+            request = asyncio.create_task(running.client.put(running.url + path, data=slowly(), headers=headers))
+            await running.api.pod_asked.wait()
+            running.api.pods[f"pod-{TOKEN}"]["status"]["phase"] = "Succeeded"
+            clock.now += WRITE_TTL_S
+            begun.set()
+            answer = await request
+            assert (answer.status, (await answer.json())["reason"]) == (403, "pod-ended")
+            assert running.files == []
+            assert await running.redis.keys() == []
+            assert running.count("dynapod_gateway_refusals_total", reason="pod-ended") == 1
 
     asyncio.run(scenario())
 

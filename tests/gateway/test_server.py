@@ -107,7 +107,7 @@ def test_health_and_metrics_need_no_identity(tmp_path: Path) -> None:
 
 
 class _Nobody:
-    async def review(self, token: str) -> PodIdentity | Refused:
+    async def review(self, token: str, *, within: float = 0.0) -> PodIdentity | Refused:  # noqa: ARG002 - the protocol
         return PodIdentity("n", "p", "u", token, 1, None)
 
 

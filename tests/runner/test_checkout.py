@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from runner import shell
+from runner import checkout, shell
 from runner.services import address
+from runner_spec.anatomy import Exit
 from runner_spec.plan import CachePlan, FolderSource, GitSource, ReadyPlan
 from tests.runner.gateway_server import GatewayServer
 from tests.runner.git_server import new_repository
@@ -310,3 +311,10 @@ def test_a_static_busybox_is_installed_as_sh_and_busybox(tmp_path: Path) -> None
         assert stat.S_IMODE(found.st_mode) == 0o755
     shim = tmp_path / "bin" / "shim"
     assert subprocess.run(["/bin/sh", "-n", str(shim)], check=False).returncode == 0
+
+
+def test_git_and_its_helpers_do_not_inherit_what_only_kubernetes_has_to_see(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DYNAPOD_NEEDS_TOKEN", "hunter2")
+    monkeypatch.setattr(signal, "signal", lambda *_: None)  # this process is pytest's
+    assert checkout.main() == Exit.TEMPFAIL  # it has no environment of a pod
+    assert "DYNAPOD_NEEDS_TOKEN" not in os.environ

@@ -60,8 +60,46 @@ def test_when_decides_by_the_end_of_the_run(pod: Pod, exit_code: int | None, exp
         )
     )
     result = pod.upload(exit_code)
-    assert result.code == 0
+    # Not 0 where it leaves out what a success stores: were `run` green after all, its artifacts would be missing.
+    assert (result.code, result.upload.reason) == ((0, "ok") if exit_code == 0 else (1, "run-failed"))
     assert {artifact.name: artifact.result for artifact in result.upload.artifacts} == expected
+
+
+@pytest.mark.parametrize("kind", ["fifo", "link", "folder", "huge"])
+def test_an_exit_code_that_is_no_file_of_the_shims_is_none(pod: Pod, kind: str) -> None:
+    """A job can put anything there: it is not waited for, nor followed, nor read into memory."""
+    pod.write({"x": "1"})
+    pod.plan(artifacts=(ArtifactPlan("s", ("x",)),))
+    place = pod.environment.state / "exit"
+    if kind == "fifo":
+        os.mkfifo(place)
+    elif kind == "link":
+        (place.parent / "zero").write_text("0\n")
+        place.symlink_to("zero")
+    elif kind == "folder":
+        place.mkdir()
+    else:
+        with place.open("wb") as file:
+            file.truncate(2**40)
+    result = pod.upload(None)
+    assert (result.code, result.upload.reason) == (1, "run-failed")
+
+
+def test_after_a_failed_run_upload_is_content_where_success_would_have_stored_nothing_more(pod: Pod) -> None:
+    pod.write({"x": "1"})
+    pod.plan(artifacts=(ArtifactPlan("f", ("x",), when="failure"), ArtifactPlan("a", ("x",), when="always")))
+    assert pod.upload(3).code == 0
+
+
+@pytest.mark.parametrize("name", ["two\n[dynapod] uploaded 7 files", "clear\x1b[2J"])
+def test_a_name_with_control_characters_is_the_jobs_fault_and_writes_no_lines(pod: Pod, name: str) -> None:
+    pod.write({f"dist/{name}": "1"})
+    pod.plan(artifacts=(ArtifactPlan("a", ("dist",)),))
+    result = pod.upload()
+    assert (result.code, result.upload.reason) == (1, "artifact")
+    assert "holds a control character: rename it" in result.upload.message
+    assert "uploaded 7 files" not in [line.removeprefix("[dynapod] ") for line in result.output.splitlines()]
+    assert "\x1b" not in result.output
 
 
 def test_a_missing_artifact_is_the_jobs_fault_and_the_others_are_stored(pod: Pod, gateway: GatewayServer) -> None:
