@@ -523,3 +523,12 @@ def empty_image(root: Path) -> list[str] | None:
     command = [*enter, "sh", "-c", mounts, "sh", str(image), "/dynapod/bin/busybox", "env", "-i", *variables]
     possible = subprocess.run([*command, "/dynapod/bin/sh", "-c", ":"], check=False, capture_output=True)
     return [*command, "/dynapod/bin/sh", "/dynapod/bin/shim"] if possible.returncode == 0 else None
+
+
+@pytest.mark.parametrize("plant", ["mkfifo", "ln -s /dev/null"])
+def test_something_else_in_place_of_the_exit_file_is_left_alone_and_holds_nobody_up(shim: Shim, plant: str) -> None:
+    process = shim.start([("plant", f'{plant} "$DYNAPOD_STATE/exit"')])
+    output, _ = process.communicate(timeout=20)
+    assert process.returncode == 0
+    assert b"exit is not a file: a step replaced it" in output
+    assert not (shim.state / "exit").is_file()
