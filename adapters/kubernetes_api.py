@@ -10,6 +10,7 @@ import os
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 import aiohttp
@@ -71,6 +72,23 @@ class ApiError(Exception):
     def over_quota(self) -> bool:
         """A ResourceQuota refused the pod: room will come when others end."""
         return self.status == _FORBIDDEN and "exceeded quota" in self.message
+
+
+def current_namespace(kubeconfig: str | None = None) -> str:
+    """The namespace that `kubectl` would take: of the kubeconfig's current context, else of the pod that we are in.
+
+    Raises:
+        ApiError: with status 0 when there is a kubeconfig, but none that can be used.
+    """
+    mounted = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+    if not kubeconfig and not os.environ.get("KUBECONFIG") and mounted.exists():
+        return mounted.read_text(encoding="utf-8").strip()
+    try:
+        _, context = kubernetes_config.list_kube_config_contexts(kubeconfig)
+    except kubernetes_config.ConfigException as error:
+        message = f"no usable Kubernetes configuration ({error}); set KUBECONFIG or run inside a cluster"
+        raise ApiError(0, "NoConfiguration", message) from error
+    return str(context["context"].get("namespace") or "default")
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,14 +181,21 @@ class KubernetesApi:
         await self._streams.close()
 
     async def call(
-        self, method: str, path: str, *, query: Mapping[str, str] | None = None, body: Json | None = None
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, str] | None = None,
+        body: Json | None = None,
+        retry_seconds: float | None = None,
     ) -> Json:
-        """One request, its answer as JSON; temporary failures are retried.
+        """One request, its answer as JSON; temporary failures are retried, for `retry_seconds` if that is shorter.
 
         Raises:
             ApiError: the server's refusal, or status 0 when it stayed unreachable.
         """
-        async for attempt in _retrying(self._retry_seconds):
+        seconds = self._retry_seconds if retry_seconds is None else min(retry_seconds, self._retry_seconds)
+        async for attempt in _retrying(seconds):
             with attempt:
                 return await self._call_once(method, path, query, body)
         raise AssertionError("tenacity re-raises the last error")
@@ -206,14 +231,14 @@ class KubernetesApi:
         response: aiohttp.ClientResponse = answer.response
         return response
 
-    async def create_pod(self, manifest: Json) -> Json:
+    async def create_pod(self, manifest: Json, *, retry_seconds: float | None = None) -> Json:
         """Create a pod; when it exists with the same job and attempt labels, it is ours: return that one.
 
         That makes a lost reply harmless. The second request may also be forbidden: by a quota that the pod of the
         first one has used up, before anybody looks at names. A foreign pod of the same name is an ApiError 409.
         """
         try:
-            return await self.call("POST", self._pods, body=manifest)
+            return await self.call("POST", self._pods, body=manifest, retry_seconds=retry_seconds)
         except ApiError as error:
             if error.status not in (_CONFLICT, _FORBIDDEN):
                 raise
@@ -284,16 +309,20 @@ class KubernetesApi:
                 yield WatchEvent(event["type"], event["object"])
 
     async def stream_log(
-        self, pod: str, container: str, *, since_time: str | None = None, follow: bool = True
+        self, pod: str, container: str, *, since_time: str | None = None, follow: bool = True, previous: bool = False
     ) -> AsyncGenerator[bytes, None]:
         """A container's log with timestamps, in chunks as they come.
 
         `since_time` is RFC 3339; the kubelet compares whole seconds, so the first lines may have been seen before.
+        `previous` asks for the log that ended when the container was last started again.
 
         Raises:
-            ApiError: 400 while the container has not started, 404 without pod, 0 when the stream breaks.
+            ApiError: 400 while the container has not started, or (`previous`) was never started again; 404 without
+                pod; 0 when the stream breaks.
         """
         query = {"container": container, "timestamps": "true", "follow": "true" if follow else "false"}
+        if previous:
+            query["previous"] = "true"
         if since_time:
             query["sinceTime"] = since_time
         async with aclosing(self._stream(f"{self._pods}/{pod}/log", query, read_timeout=None)) as chunks:

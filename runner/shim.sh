@@ -348,7 +348,7 @@ _dynapod_finish() { # writes the state and the report, exits
     if [ "$_dynapod_dropped" -gt 0 ]; then
         _dynapod_message="$_dynapod_message${_dynapod_message:+; }the first $_dynapod_dropped steps are not listed"
     fi
-    if [ -L "$DYNAPOD_STATE/exit" ] || { [ -e "$DYNAPOD_STATE/exit" ] && [ ! -f "$DYNAPOD_STATE/exit" ]; }; then
+    if [ -L "$DYNAPOD_STATE/exit" ] || [ -p "$DYNAPOD_STATE/exit" ]; then
         # A step put a link or a pipe there: writing could hang for ever. upload says whose fault that is.
         printf '[dynapod] %s\n' "$DYNAPOD_STATE/exit is not a file: a step replaced it" >&2
     elif ! printf '%s\n' "$_dynapod_code" >"$DYNAPOD_STATE/exit" && [ "$_dynapod_code" = 0 ]; then

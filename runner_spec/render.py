@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from runner_spec import anatomy, names, plan
 from runner_spec.admission import Admission, EffectiveJob, Settled
-from runner_spec.description import FolderSource, GitSource, Ready
+from runner_spec.description import FolderSource, GitSource, JobDescription, Ready
 from runner_spec.duration import format_duration
 from runner_spec.pod_check import check_pod
 from runner_spec.pod_patch import merge_patch
@@ -106,9 +106,14 @@ def has_upload(job: EffectiveJob) -> bool:
     return bool(job.description.artifacts or job.description.cache)
 
 
-def grace_period(policy: Policy) -> int:
-    """Seconds from the pod's deletion to its last SIGKILL: steps stopped, `after` run and stopped, upload."""
-    return policy.grace + policy.after_budget + policy.grace + policy.upload_budget + GRACE_MARGIN_SECONDS
+def grace_period(job: EffectiveJob, policy: Policy) -> int:
+    """Seconds from the pod's deletion to its last SIGKILL: steps stopped, `after` run and stopped, upload.
+
+    No longer than this job can need: a service that ignores SIGTERM holds a canceled pod for all of it.
+    """
+    after = policy.after_budget + policy.grace if job.description.after else 0
+    upload = policy.upload_budget if has_upload(job) else 0
+    return policy.grace + after + upload + GRACE_MARGIN_SECONDS
 
 
 def deadline(job: EffectiveJob, policy: Policy) -> int:
@@ -117,7 +122,7 @@ def deadline(job: EffectiveJob, policy: Policy) -> int:
     The kubelet counts from when it took the pod, before it pulls images: hence the checkout's budget.
     """
     ready = sum(job.ready_timeouts)
-    return policy.checkout_budget + ready + job.timeout + job.keep + grace_period(policy) + DEADLINE_MARGIN_SECONDS
+    return policy.checkout_budget + ready + job.timeout + job.keep + grace_period(job, policy) + DEADLINE_MARGIN_SECONDS
 
 
 def _labels(attempt: Attempt) -> dict[str, str]:
@@ -210,7 +215,7 @@ def _spec(job: EffectiveJob, policy: Policy, attempt: Attempt) -> Manifest:
         "automountServiceAccountToken": False,
         # Variables for every Service of the namespace would leak names, and break jobs by their number.
         "enableServiceLinks": False,
-        "terminationGracePeriodSeconds": grace_period(policy),
+        "terminationGracePeriodSeconds": grace_period(job, policy),
         "activeDeadlineSeconds": deadline(job, policy),
         "securityContext": _pod_security(policy),
     }
@@ -294,6 +299,7 @@ def _checkout(job: EffectiveJob, policy: Policy, variables: Mapping[str, str]) -
     if job.description.secrets:
         container["volumeMounts"].append(mount("secrets", anatomy.SECRETS_PATH, read_only=True))
         container["env"].append({"name": anatomy.ENV_SECRETS, "value": anatomy.SECRETS_PATH})
+        container["env"] += _secret_env(job.description, anatomy.ENV_NEEDS)
     return container
 
 
@@ -333,10 +339,6 @@ def _run(job: EffectiveJob, policy: Policy, variables: Mapping[str, str]) -> Man
     description = job.description
     ours = {**variables, anatomy.ENV_BIN: anatomy.BIN_PATH}
     variables = _RUN_DEFAULTS | description.env | ours
-    secrets = [
-        {"name": name, "valueFrom": {"secretKeyRef": {"name": ref.secret, "key": ref.key}}}
-        for name, ref in sorted(description.secrets.items())
-    ]
     plain = {name: value for name, value in variables.items() if name not in description.secrets}
     return {
         "name": anatomy.RUN,
@@ -344,7 +346,7 @@ def _run(job: EffectiveJob, policy: Policy, variables: Mapping[str, str]) -> Man
         "imagePullPolicy": policy.image_pull_policy,
         "command": [f"{anatomy.BIN_PATH}/sh", f"{anatomy.BIN_PATH}/shim"],
         "workingDir": anatomy.WORKSPACE_PATH,
-        "env": [*_env(plain), *secrets],
+        "env": [*_env(plain), *_secret_env(description)],
         "resources": _same_resources(job.resources),
         "securityContext": _security(read_only=False),
         "terminationMessagePath": anatomy.TERMINATION_LOG_PATH,
@@ -370,6 +372,14 @@ def _job_env(job: EffectiveJob, attempt: Attempt) -> dict[str, str]:
 def _env(variables: Mapping[str, str]) -> list[Manifest]:
     """Sorted by name: equal mappings give equal bytes whatever their order."""
     return [{"name": name, "value": _literal(value)} for name, value in sorted(variables.items())]
+
+
+def _secret_env(description: JobDescription, prefix: str = "") -> list[Manifest]:
+    """Variables whose values Kubernetes itself takes from Secrets: no worker ever reads them."""
+    return [
+        {"name": f"{prefix}{name}", "valueFrom": {"secretKeyRef": {"name": ref.secret, "key": ref.key}}}
+        for name, ref in sorted(description.secrets.items())
+    ]
 
 
 def _literal(text: str) -> str:

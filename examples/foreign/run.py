@@ -6,6 +6,8 @@ Three source distributions are downloaded by pip (pinned, checked by hash) and e
 tag. A fourth job is the first project again with a bug injected. For every job a description is written that checks
 out the tag, makes a virtual environment, runs the project's own tests and builds its wheel; `dynapod run --json` runs
 it. Exit status: 0 when everything is as expected, 1 when anything differs, 2 when the preparation failed.
+
+The tests on a real cluster take projects, descriptions and comparison from here, with another image and repository URL.
 """
 
 import argparse
@@ -23,6 +25,7 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 DEFAULT_WORK = HERE.parent.parent / ".dynapod" / "foreign"
 PYTEST = "pytest==8.4.2"
+IMAGE = "python:3.11"
 # One job: pip with a cold cache, the tests, the wheel. Beyond that something hangs.
 JOB_TIMEOUT_S = 900
 DOWNLOAD_TIMEOUT_S = 300
@@ -100,8 +103,8 @@ PROJECTS = (
 )
 
 
-def description(project: Project, repository: Path, environ: Mapping[str, str]) -> dict[str, Any]:
-    """The job's description; JSON is YAML, too."""
+def description(project: Project, repository: str, environ: Mapping[str, str], image: str = IMAGE) -> dict[str, Any]:
+    """The job's description; JSON is YAML, too. `repository` is a URL, `image` one with Python, pip, venv and git."""
     needs = " ".join(project.needs)
     pip = ".venv/bin/python -m pip"
     offline = "--no-index --find-links .cache/wheels"
@@ -109,8 +112,8 @@ def description(project: Project, repository: Path, environ: Mapping[str, str]) 
     key = "wheels-" + hashlib.sha256(needs.encode()).hexdigest()[:16]
     return {
         "name": project.job,
-        "image": "python:3.11",
-        "source": {"git": repository.as_uri(), "ref": project.tag},
+        "image": image,
+        "source": {"git": repository, "ref": project.tag},
         "env": {name: value for name, value in environ.items() if name.startswith(PASSED_ON)},
         "cache": [{"key": key, "paths": [".cache/wheels"]}],
         "steps": [
@@ -175,6 +178,12 @@ def make_repository(project: Project, archive: Path, folder: Path) -> Path:
     repository = folder / f"{project.name}-{project.version}"
     if project.bug:
         inject(project.bug, repository)
+    commit_all(repository, project.tag)
+    return repository
+
+
+def commit_all(folder: Path, tag: str) -> None:
+    """Make a folder a git repository with one commit of all its files, and a tag."""
     # Nothing of the caller's own git configuration: no signing, no ignored files but the project's.
     settings = ["user.name=example", "user.email=example@example.org", "commit.gpgSign=false", "tag.gpgSign=false"]
     settings += ["core.excludesFile=", "core.hooksPath=", "core.autocrlf=false"]
@@ -183,10 +192,9 @@ def make_repository(project: Project, archive: Path, folder: Path) -> Path:
         ["init", "--quiet"],
         ["add", "--all"],
         ["commit", "--quiet", "-m", "import"],
-        ["tag", project.tag],
+        ["tag", tag],
     ):
-        command([*git, *arguments], folder=repository, timeout=60)
-    return repository
+        command([*git, *arguments], folder=folder, timeout=60)
 
 
 def inject(bug: Bug, repository: Path) -> None:
@@ -223,22 +231,27 @@ def run_job(project: Project, work: Path, script: str) -> dict[str, Any]:
     """
     repository = make_repository(project, download(project, work / "downloads"), work / "repositories" / project.job)
     file = work / f"{project.job}.yaml"
-    file.write_text(json.dumps(description(project, repository, os.environ), indent=2), encoding="utf-8")
+    file.write_text(json.dumps(description(project, repository.as_uri(), os.environ), indent=2), encoding="utf-8")
     output = work / "artifacts" / project.job
     shutil.rmtree(output, ignore_errors=True)
     folders = ["--state", str(work / "state"), "--output", str(output)]
     done = subprocess.run(
         [script, "run", str(file), "--json", *folders], stdout=subprocess.PIPE, timeout=JOB_TIMEOUT_S, check=False
     )
-    return seen(done.returncode, done.stdout, output)
+    return printed(done.returncode, done.stdout, output)
 
 
-def seen(exit_status: int, document: bytes, output: Path) -> dict[str, Any]:
-    """What is compared: the process's own exit status, the recorded result, and the files that arrived."""
+def printed(exit_status: int, document: bytes, output: Path) -> dict[str, Any]:
+    """What is compared of a local run: `seen`, or why nothing was."""
     try:
         result = json.loads(document)["result"]
     except (ValueError, KeyError, TypeError) as error:
         return {"exit_status": exit_status, "problem": f"no JSON document was printed: {error!r}"}
+    return seen(exit_status, result, output)
+
+
+def seen(exit_status: int, result: Mapping[str, Any], output: Path) -> dict[str, Any]:
+    """What is compared: the process's own exit status, the recorded result, and the files that arrived."""
     totals = [artifact["junit"] for artifact in result["artifacts"] if artifact.get("junit")]
     failed_steps = [step["name"] for step in result["steps"] if step["exit_code"]]
     counted = ("tests", "failures", "errors", "skipped")
@@ -252,6 +265,12 @@ def seen(exit_status: int, document: bytes, output: Path) -> dict[str, Any]:
         "junit": {name: totals[0][name] for name in counted} if len(totals) == 1 else None,
         "failed_tests": sorted(totals[0]["failed"]) if totals else [],
     }
+
+
+def expectations() -> dict[str, dict[str, Any]]:
+    """What comes out of each job: `expected.json`."""
+    found: dict[str, dict[str, Any]] = json.loads((HERE / "expected.json").read_text(encoding="utf-8"))
+    return found
 
 
 def differences(expected: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
@@ -289,7 +308,7 @@ def main() -> int:
     options = parser.parse_args()
     if unknown := set(options.jobs) - {item.job for item in PROJECTS}:
         parser.error(f"no such job: {', '.join(sorted(unknown))}")
-    expected = json.loads((HERE / "expected.json").read_text(encoding="utf-8"))
+    expected = expectations()
     rows: list[tuple[str, ...]] = [("job", "verdict (exit)", "tests", "wheel", "result")]
     problems: list[str] = []
     try:

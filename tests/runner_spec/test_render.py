@@ -341,7 +341,10 @@ def test_checkout_alone_sees_credentials_and_secrets() -> None:
         "run": set(),
     }
     assert plan_of(pod).masks == ("NPM_TOKEN",)
-    assert variables(containers(pod)["run"])["NPM_TOKEN"] == {"secretKeyRef": {"name": "npm", "key": "token"}}
+    reference = {"secretKeyRef": {"name": "npm", "key": "token"}}
+    assert variables(containers(pod)["run"])["NPM_TOKEN"] == reference
+    assert variables(containers(pod)["checkout"])["DYNAPOD_NEEDS_NPM_TOKEN"] == reference
+    assert "NPM_TOKEN" not in str([containers(pod)["upload"]["env"], containers(pod)["db"]["env"]])
 
 
 def test_every_variable_that_names_a_path_names_a_mount() -> None:
@@ -405,11 +408,17 @@ def test_the_token_is_for_dynapod_alone_and_short_lived() -> None:
 
 def test_the_kubelets_deadlines_leave_room_for_every_budget() -> None:
     policy = parse_policy({"grace": 20, "after_budget": 100, "upload_budget": 200, "checkout_budget": 500})
-    job = admit(parse_description(least(timeout="10m")), policy).job
-    spec = rendered(least(timeout="10m"), policy)["spec"]
-    assert spec["terminationGracePeriodSeconds"] == grace_period(policy) > 20 + 100 + 20 + 200
-    assert spec["activeDeadlineSeconds"] == deadline(job, policy) > 500 + 600 + grace_period(policy)
+    description = least(timeout="10m", after=[{"run": "x"}], artifacts=[{"name": "a", "paths": ["a"]}])
+    job = admit(parse_description(description), policy).job
+    spec = rendered(description, policy)["spec"]
+    assert spec["terminationGracePeriodSeconds"] == grace_period(job, policy) > 20 + 100 + 20 + 200
+    assert spec["activeDeadlineSeconds"] == deadline(job, policy) > 500 + 600 + grace_period(job, policy)
     assert spec["restartPolicy"] == "Never"
+
+
+def test_a_job_with_nothing_to_do_after_its_steps_needs_no_time_for_it() -> None:
+    policy = parse_policy({"grace": 20, "after_budget": 1000, "upload_budget": 1000})
+    assert 20 < rendered(least(), policy)["spec"]["terminationGracePeriodSeconds"] < 100
 
 
 def test_every_container_satisfies_the_restricted_profile() -> None:

@@ -25,6 +25,7 @@ COMMANDS: Final = {
     "submit": LazyCommand("worker.cli.submit:submit", "Put a job on the queue.", QUEUE),
     "status": LazyCommand("worker.cli.status:status", "Show what a job does, or how it ended.", QUEUE),
     "logs": LazyCommand("worker.cli.logs:logs", "Print a job's log.", QUEUE),
+    "debug": LazyCommand("worker.cli.debug:debug", "Open a shell in a running job's container.", QUEUE),
     "cancel": LazyCommand("worker.cli.cancel:cancel", "Cancel jobs.", QUEUE),
     "list": LazyCommand("worker.cli.listing:list_jobs", "List the newest jobs.", QUEUE),
     "validate": LazyCommand("worker.cli.validate:validate", "Check descriptions; list every problem.", DESCRIPTIONS),
