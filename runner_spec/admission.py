@@ -76,6 +76,18 @@ class _Ledger:
         self.problems.append(Problem(path, message, shorten(value), remedy))
 
 
+def _check_service_names(ledger: _Ledger, description: JobDescription) -> None:
+    """A service named like a container of the operator's pod patch would be merged into it, and get what that has."""
+    spec = ledger.policy.pod_patch.get("spec")
+    lists = [spec.get(field) for field in ("initContainers", "containers")] if isinstance(spec, Mapping) else []
+    items = [item for found in lists if isinstance(found, list | tuple) for item in found]
+    taken = {item.get("name") for item in items if isinstance(item, Mapping)}
+    for place, service in enumerate(description.services):
+        if service.name in taken:
+            remedy = "give the service another name"
+            ledger.refuse(f"services[{place}].name", "policy.pod_patch uses this name", service.name, remedy)
+
+
 def admit(description: JobDescription, policy: Policy) -> Admission:
     """Settle every value of a description under a policy.
 
@@ -86,6 +98,7 @@ def admit(description: JobDescription, policy: Policy) -> Admission:
     _check_images(ledger, description)
     _check_source(ledger, description)
     _check_secrets(ledger, description)
+    _check_service_names(ledger, description)
     if len(description.services) > policy.max_services:
         count = len(description.services)
         ledger.refuse("services", f"policy.max_services allows {policy.max_services}", count, "use fewer services")

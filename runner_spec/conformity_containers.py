@@ -104,7 +104,7 @@ def _mounts(role: str, policy: Policy) -> dict[str, Json]:
     def at(path: str, *, read_only: bool = False) -> dict[str, Any]:
         return {"mountPath": path, "readOnly": True} if read_only else {"mountPath": path}
 
-    mounts: dict[str, Json] = {"workspace": at(anatomy.WORKSPACE_PATH)}
+    mounts: dict[str, Json] = {"workspace": at(anatomy.WORKSPACE_PATH, read_only=role == SERVICE)}
     if role == SERVICE:
         return mounts
     mounts |= {"home": at(anatomy.HOME_PATH), "state": at(anatomy.STATE_PATH)}
@@ -185,9 +185,11 @@ def _env(path: Path, container: Json, role: str, policy: Policy) -> Iterator[Fin
         known[anatomy.ENV_GATEWAY] = policy.gateway_url
     for index, variable in enumerate(mappings(container.get("env"))):
         name = str(variable.get("name"))
+        # What `run` is given, so that a Secret that is missing is told before anything starts.
+        needs = role == anatomy.CHECKOUT and name.startswith(anatomy.ENV_NEEDS) and "valueFrom" in variable
         if not ENV_NAME.fullmatch(name):
             yield Finding((*path, index, "name"), "this is no variable's name", name)
-        elif name not in known and (role in _RUNNERS or name.startswith(ENV_RESERVED_PREFIX)):
+        elif name not in known and (role in _RUNNERS or name.startswith(ENV_RESERVED_PREFIX)) and not needs:
             yield Finding((*path, index), f"the policy gives {role} no such variable", name)
         if "valueFrom" in variable:
             yield from _reference((*path, index), variable, role, policy)
@@ -210,7 +212,7 @@ def _reference(path: Path, variable: Json, role: str, policy: Policy) -> Iterato
     reference = mapping(source.get("secretKeyRef"))
     if set(source) != {"secretKeyRef"} or set(reference) != {"name", "key"}:
         yield Finding((*path, "valueFrom"), "a variable's source is one key of a Secret", source)
-    elif role != anatomy.RUN:
-        yield Finding((*path, "valueFrom"), "only run is given Secrets as variables", reference)
+    elif role not in {anatomy.RUN, anatomy.CHECKOUT}:
+        yield Finding((*path, "valueFrom"), f"{role} is given no Secrets as variables", reference)
     else:
         yield from secret_conformity((*path, "valueFrom"), reference["name"], reference["key"], policy)

@@ -261,7 +261,8 @@ def _service(job: EffectiveJob, place: int, policy: Policy) -> Manifest:
         "securityContext": _security(read_only=False),
         # A service's last words say why it crashed; it has no report of its own.
         "terminationMessagePolicy": "FallbackToLogsOnError",
-        "volumeMounts": [mount("workspace", anatomy.WORKSPACE_PATH)],
+        # Read-only: services run before and beside checkout. A `.git/config` from them would be obeyed by its git.
+        "volumeMounts": [mount("workspace", anatomy.WORKSPACE_PATH, read_only=True)],
     }
     optional: Manifest = {
         "command": [_literal(word) for word in service.command or ()],

@@ -23,6 +23,7 @@ from runner_spec.document import load_document
 from runner_spec.policy import DEFAULT_POLICY, Policy, parse_policy
 from worker.cancellation import end_tasks
 from worker.capabilities import settle
+from worker.gateway_address import pin
 from worker.health import HealthServer
 from worker.log_streams import LogKeeper
 from worker.metrics import WorkerMetrics
@@ -180,8 +181,13 @@ def _usable_policy(settings: WorkerSettings) -> Policy:
 
 
 async def _settled(policy: Policy, api: KubernetesApi, name: str, leaving: asyncio.Event) -> Policy | None:
-    """The policy as the cluster settles it; None: told to leave before the cluster had answered."""
-    asking = asyncio.create_task(settle(policy, api, asker=name), name="capabilities")
+    """The policy as cluster and network settle it; None: told to leave before they had answered."""
+
+    async def ask() -> Policy:
+        found = await settle(policy, api, asker=name)
+        return found.model_copy(update={"gateway_url": await pin(found.gateway_url)})
+
+    asking = asyncio.create_task(ask(), name="settle the policy")
     told = asyncio.create_task(leaving.wait())
     try:
         await asyncio.wait([asking, told], return_when=asyncio.FIRST_COMPLETED)
@@ -202,7 +208,7 @@ class _Standing:
         if self.leaving.is_set():
             return "leaving"
         if self.worker is None:
-            return "the cluster has not said yet whether it offers user namespaces"
+            return "not known yet: whether the cluster offers user namespaces, and where the gateway is (see the log)"
         return "" if self.worker.supervisor.ready else "the cluster's pods are not listed yet"
 
 

@@ -264,3 +264,13 @@ def test_local_runs_have_no_user_namespace() -> None:
 
 def test_the_gateways_url_loses_its_final_slash() -> None:
     assert parse_policy({"gateway_url": "http://gateway:80/base/"}).gateway_url == "http://gateway:80/base"
+
+
+@pytest.mark.parametrize("field", ["initContainers", "containers"])
+def test_a_service_cannot_take_over_a_container_of_the_pod_patch(field: str) -> None:
+    patch = {"spec": {field: [{"name": "proxy", "image": "corp/proxy:1"}]}}
+    description = parse_description(
+        {"image": "app", "steps": [{"run": "x"}], "services": [{"name": "proxy", "image": "alpine"}]}
+    )
+    with pytest.raises(InvalidDescription, match=r"services\[0\]\.name: policy\.pod_patch uses this name"):
+        admit(description, parse_policy({"pod_patch": patch}))

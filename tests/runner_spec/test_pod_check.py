@@ -33,6 +33,7 @@ PEASANTS: Json = {
     "image_pull_secrets": ["registry"],
     "max_keep": "1h",
 }
+NEEDED = f"{anatomy.ENV_NEEDS}NPM_TOKEN"
 POLICIES: dict[str, Policy] = {
     "uid 1000": parse_policy(PEASANTS),
     "user namespace": parse_policy(PEASANTS | {"user_namespaces": True, "allow_debug": True}),
@@ -676,7 +677,7 @@ BROKEN: dict[str, tuple[str, Change]] = {
         lambda pod: service(pod)["env"].append({"name": "DYNAPOD_X", "value": "x"}),
     ),
     "a variable of the job in checkout": (
-        "spec.initContainers[1].env[14]",
+        "spec.initContainers[1].env[15]",
         lambda pod: checkout(pod)["env"].append({"name": "LD_PRELOAD", "value": "/workspace/x.so"}),
     ),
     "another gateway": (
@@ -690,6 +691,14 @@ BROKEN: dict[str, tuple[str, Change]] = {
     "another key of a Secret": (
         "spec.containers[0].env[14].valueFrom",
         lambda pod: variable(run(pod), "NPM_TOKEN")["valueFrom"]["secretKeyRef"].update(key="other"),
+    ),
+    "a variable of a job's secret in checkout with a value of its own": (
+        "spec.initContainers[1].env[15]",
+        lambda pod: checkout(pod)["env"].append({"name": "DYNAPOD_NEEDS_X", "value": "x"}),
+    ),
+    "a foreign Secret that checkout needs": (
+        "spec.initContainers[1].env[14].valueFrom",
+        lambda pod: variable(checkout(pod), NEEDED)["valueFrom"]["secretKeyRef"].update(name="admin"),
     ),
     "a Secret in a service": (
         "spec.initContainers[0].env[1].valueFrom",

@@ -322,9 +322,9 @@ def test_run_sees_no_token_and_no_secret_file_and_cannot_change_its_shim() -> No
     assert pod["spec"]["automountServiceAccountToken"] is False
 
 
-def test_a_service_sees_the_workspace_alone() -> None:
+def test_a_service_sees_the_workspace_alone_and_cannot_write_to_it() -> None:
     service = containers(rendered(whole()))["db"]
-    assert mounts(service) == {"/workspace": False}
+    assert mounts(service) == {"/workspace": True}  # read-only
     assert variables(service) == {"POSTGRES_PASSWORD": "x"}
 
 
