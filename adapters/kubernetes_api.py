@@ -243,7 +243,9 @@ class KubernetesApi:
             if error.status not in (_CONFLICT, _FORBIDDEN):
                 raise
             existing = await self.get_pod(manifest["metadata"]["name"])
-            if existing is None or existing["metadata"].get("labels") != manifest["metadata"]["labels"]:
+            # A webhook may have added labels of its own.
+            ours = manifest["metadata"]["labels"].items()
+            if existing is None or not ours <= (existing["metadata"].get("labels") or {}).items():
                 raise
             return existing
 

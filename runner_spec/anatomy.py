@@ -16,7 +16,7 @@ RUN: Final = "run"
 RESERVED_CONTAINERS: Final = frozenset({CHECKOUT, UPLOAD, RUN})
 
 # Mount paths inside the containers.
-WORKSPACE_PATH: Final = "/workspace"  # emptyDir; working folder of every container; checkout, run, upload and services
+WORKSPACE_PATH: Final = "/workspace"  # emptyDir; working folder of checkout, run and upload; read-only in services
 HOME_PATH: Final = "/dynapod/home"  # emptyDir; HOME of checkout, run and upload; `~/` in a cache path means this
 # `sh`, `shim`, maybe `busybox`, read-only in run: an emptyDir written by checkout, or a volume of the runner's image,
 # which holds them in the same folder.
@@ -55,6 +55,9 @@ ENV_TOKEN: Final = "DYNAPOD_TOKEN"  # noqa: S105 - the token file's path
 ENV_CREDENTIALS: Final = "DYNAPOD_CREDENTIALS"
 ENV_SECRETS: Final = "DYNAPOD_SECRETS"
 ENV_SOURCE: Final = "DYNAPOD_SOURCE"
+# … and one for each secret of the job, from the Secret itself: a missing one then keeps `checkout` from starting, and
+# the kubelet says which in the pod's status. The values are read from `SECRETS_PATH`.
+ENV_NEEDS: Final = "DYNAPOD_NEEDS_"
 
 TOKEN_AUDIENCE: Final = "dynapod"  # noqa: S105 - an audience's name
 

@@ -57,12 +57,14 @@ class LogResumer:
     """Turns the chunks of one (resumed) stream into the bytes not seen before.
 
     `cursor` is the place after everything returned so far. `gap` turns true when the stream went on behind the place
-    it was resumed from without containing it.
+    it was resumed from without containing it. `remark` is what the kubelet itself had to say at the stream's end, where
+    a line of the log would begin with a time: `unable to retrieve container logs for containerd://…`, say.
     """
 
     def __init__(self, cursor: LogCursor | None = None) -> None:
         self.cursor = cursor or LogCursor()
         self.gap = False
+        self.remark = ""
         self._buffer = bytearray()
         self._in_line = False  # the part of the current line in the buffer has no timestamp in front of it any more
         # What is still to be recognised of the place resumed from; None once the stream is past it.
@@ -85,6 +87,10 @@ class LogResumer:
     def finish(self) -> bytes:
         """The rest, when the stream has ended: a last line without newline."""
         if not self._buffer:
+            return b""
+        if not self._in_line and not self._buffer[:1].isdigit():
+            self.remark = self._buffer.decode(errors="replace").strip() or "?"
+            self._buffer.clear()
             return b""
         if self._seeking is not None:
             # The last line of the stream may be the very one that was cut: recognise it as if it were complete.

@@ -3,7 +3,10 @@
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, Final
+
+# The reason of an attempt that ended before it began: the namespace had no room for its pod. The job only waits.
+NO_ROOM: Final = "quota"
 
 
 class Verdict(StrEnum):

@@ -14,6 +14,8 @@ from runner_spec import anatomy
 
 # The kubelet invents this end for a container of which it found nothing (status_manager.go, TerminatePod).
 STATUS_UNKNOWN: Final = "ContainerStatusUnknown"
+# … or its runtime does: containerd, exit code 255, when it comes back and the container is gone (cri/restart.go).
+LOST: Final = frozenset({STATUS_UNKNOWN, "Unknown"})
 OOM_KILLED: Final = "OOMKilled"
 # The runtime never got the process running (kuberuntime: StartError; older runtimes: ContainerCannotRun).
 NEVER_STARTED: Final = frozenset({"StartError", "ContainerCannotRun", "RunContainerError"})
@@ -63,11 +65,12 @@ class Container:
     image: str = ""
     memory_limit: str = ""
     startup_window: int = 0  # seconds that its startup probe allows; 0 without a probe
+    is_started: bool = False  # it runs, and its startup probe, if any, has succeeded
 
     @property
     def succeeded(self) -> bool:
         """Seen to have ended with exit code 0."""
-        return self.end is not None and self.end.exit_code == 0 and self.end.reason != STATUS_UNKNOWN
+        return self.end is not None and self.end.exit_code == 0 and self.end.reason not in LOST
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +86,10 @@ class Pod:
     created_at: float | None = None
     started_at: float | None = None  # when the kubelet took it
     deleted_at: float | None = None  # when somebody asked for its deletion
+    grace: int = 0  # seconds, of the last request to delete it; the kubelet's own, at the very end, has 0
     deadline: float | None = None  # when the kubelet is to have finished the deletion
     timeout: int | None = None  # of the job, from the annotation
+    kept: bool = False  # `run` was to stay for a while should its steps fail
     conditions: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     services: tuple[Container, ...] = ()
     checkout: Container = Container(anatomy.CHECKOUT)
@@ -119,7 +124,8 @@ def read_pod(pod: Mapping[str, Any]) -> Pod:
 
     deadline = parse_time(metadata.get("deletionTimestamp"))
     grace = _int(metadata.get("deletionGracePeriodSeconds")) or 0
-    timeout = _text(_mapping(metadata.get("annotations")).get(anatomy.ANNOTATION_TIMEOUT))
+    annotations = _mapping(metadata.get("annotations"))
+    timeout = _text(annotations.get(anatomy.ANNOTATION_TIMEOUT))
     return Pod(
         name=_text(metadata.get("name")),
         uid=_text(metadata.get("uid")),
@@ -131,8 +137,10 @@ def read_pod(pod: Mapping[str, Any]) -> Pod:
         started_at=parse_time(status.get("startTime")),
         # The API server stores the end of the grace period, not the moment of the request.
         deleted_at=None if deadline is None else deadline - grace,
+        grace=grace,
         deadline=deadline,
         timeout=int(timeout) if timeout.isascii() and timeout.isdigit() and len(timeout) < 10 else None,  # noqa: PLR2004
+        kept=anatomy.ANNOTATION_KEEP in annotations,
         conditions=_named(status.get("conditions"), key="type"),
         services=tuple(read(name) for name in inits if name not in anatomy.RESERVED_CONTAINERS),
         checkout=read(anatomy.CHECKOUT),
@@ -184,6 +192,7 @@ def _container(spec: Mapping[str, Any], status: Mapping[str, Any], name: str) ->
         restarts=_int(status.get("restartCount")) or 0,
         image=_text(spec.get("image")) or _text(status.get("image")),
         memory_limit=_memory_limit(spec) or _memory_limit(status),  # the kubelet repeats it since 1.33
+        is_started=status.get("started") is True,
         startup_window=(_int(probe.get("failureThreshold")) or 3) * (_int(probe.get("periodSeconds")) or 10)
         if probe
         else 0,

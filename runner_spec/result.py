@@ -5,32 +5,42 @@ The verdict comes from the outcome; everything else is for display, some of it f
 """
 
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, replace
 from typing import Any, Final
 
 from runner_spec import anatomy
 from runner_spec.outcome import Outcome
 from runner_spec.pod_status import Container, Pod, one_line, read_pod
 from runner_spec.report import ArtifactReport, CacheReport, CheckoutReport, RunReport, UploadReport, parse_report
+from runner_spec.service_crash import ServiceCrash, service_crashes
 
 RESULT_VERSION: Final = 1
 ITEMS_LIMIT: Final = 200  # of a list; termination messages hold far fewer, a hostile one may not
 FILES_LIMIT: Final = 20  # of an artifact; the manifest in the object store has all
 TEXT_CHARACTERS: Final = 500
+LAST_WORD_CHARACTERS: Final = 200
 
 
-def job_result(outcome: Outcome, attempt: int, pod: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def job_result(
+    outcome: Outcome,
+    attempt: int,
+    pod: Mapping[str, Any] | None = None,
+    last_words: Mapping[str, Sequence[str]] | None = None,
+) -> dict[str, Any]:
     """The result of one attempt.
 
     Args:
         outcome: how it ended.
         attempt: its number.
         pod: the pod as last seen, None when there was none.
+        last_words: service → the last lines of its log, masked.
 
     Returns:
         `version`, the outcome's fields, `attempt`, `pod`, `node`, `commit`, `timings` (seconds of `waiting`,
-        `checkout`, `run`, `upload` and `total`, each only when known), `stages`, `steps`, `artifacts`, `caches`.
+        `checkout`, `run`, `upload` and `total`, each only when known), `stages`, `steps`, `artifacts`, `caches`,
+        and `services`: those that crashed or never became ready, each with `name`, `crashed`, `exit_code`, `restarts`,
+        `reason` and its last `lines`.
     """
     seen = read_pod(pod) if pod is not None else Pod()
     checkout = parse_report(CheckoutReport, _message(seen.checkout))
@@ -51,6 +61,45 @@ def job_result(outcome: Outcome, attempt: int, pod: Mapping[str, Any] | None = N
         ],
         "artifacts": [_artifact(artifact) for artifact in (upload.artifacts if upload else ())[:ITEMS_LIMIT]],
         "caches": [_cache(cache) for cache in caches[:ITEMS_LIMIT]],
+        "services": _services(seen, last_words or {}),
+    }
+
+
+def suspects(outcome: Outcome, pod: Mapping[str, Any]) -> tuple[str, ...]:
+    """The services that may have had a part in a failure: those that crashed, or all when one never became ready."""
+    seen = read_pod(pod)
+    crashed = tuple(crash.name for crash in service_crashes(seen))
+    named = tuple(service.name for service in seen.services if _names(outcome.message, service.name))
+    return tuple(dict.fromkeys((*named, *crashed))) if outcome.reason == "service" else crashed
+
+
+def with_last_words(outcome: Outcome, last_words: Mapping[str, Sequence[str]]) -> Outcome:
+    """A failure because of a service says what the service said last: many see the message only."""
+    if outcome.reason != "service":
+        return outcome
+    told = [f"{name}: {one_line(lines[-1], LAST_WORD_CHARACTERS)}" for name, lines in last_words.items() if lines]
+    return replace(outcome, message=f"{outcome.message}; last line of {'; of '.join(told)}") if told else outcome
+
+
+def _names(message: str, service: str) -> bool:
+    """Whether a message is about this service, as our own messages are."""
+    return f"service {service} " in message or f"service {service!r} " in message
+
+
+def _services(seen: Pod, last_words: Mapping[str, Sequence[str]]) -> list[dict[str, Any]]:
+    crashes = {crash.name: crash for crash in service_crashes(seen)}
+    told = [service for service in seen.services if service.name in crashes or service.name in last_words]
+    return [_service(service, crashes.get(service.name), last_words.get(service.name, ())) for service in told]
+
+
+def _service(service: Container, crash: ServiceCrash | None, lines: Sequence[str]) -> dict[str, Any]:
+    return {
+        "name": service.name,
+        "crashed": crash is not None,
+        "exit_code": crash.exit_code if crash else None,
+        "restarts": service.restarts,
+        "reason": "oom" if crash and crash.out_of_memory else "",
+        "lines": _texts(lines),
     }
 
 

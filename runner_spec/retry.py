@@ -14,6 +14,10 @@ from runner_spec.outcome import Fault, Outcome, Verdict
 from runner_spec.policy import Policy
 
 JITTER: Final = 0.2  # of a delay at most is added, so that a thousand evicted jobs do not come back at once
+# Seconds until a job for which the namespace had no room asks again: doubled each time, up to the longest. More would
+# leave room unused, less would ask for nothing.
+QUOTA_FIRST_S: Final = 2
+QUOTA_LONGEST_S: Final = 60
 Budget = Literal["rq", "job", "platform"]
 
 
@@ -75,6 +79,12 @@ def decide(
         delay = _spread(_step(policy.job_backoff, job_retries), job_id, attempt)
         return Retry(delay, "job", f"retry.attempts: run {job_retries + 2} of {allowed}")
     return Stand("no retries are left" if job_retries or platform_retries else "no retries were asked for")
+
+
+def quota_delay(job_id: str, attempt: int, waits: int) -> float:
+    """Seconds until a job asks for room again that was given back `waits` times before for want of it."""
+    doubled = QUOTA_FIRST_S * 2 ** min(waits, 16)  # 2 ** 16 is beyond the longest, and stays a small number
+    return _spread(min(doubled, QUOTA_LONGEST_S), job_id, attempt)
 
 
 def _step(backoff: Sequence[int], retries: int) -> int:

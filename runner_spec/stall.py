@@ -5,24 +5,20 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from runner_spec.anatomy import CHECKOUT, UPLOAD
+from runner_spec.anatomy import CHECKOUT, RUN, UPLOAD
 from runner_spec.outcome import Fault
-from runner_spec.pod_status import Container, Pod, State, one_line
+from runner_spec.pod_status import NEVER_STARTED, OOM_KILLED, Container, End, Pod, State, one_line
 from runner_spec.policy import Policy
+from runner_spec.pull_words import PULL_REASONS, told_by_registry
+from runner_spec.runtime_words import told_by_runtime
 
-SERVICE_CRASHES_LIMIT: Final = 3  # a service may crash while it waits for another one, but not for ever
+CRASHES_LIMIT: Final = 3  # a service may crash while it waits for another one, but not for ever
+# A pod has its sandbox, volumes and network within a second or two; a slow node takes longer, and then says so.
+SANDBOX_PATIENCE_S: Final = 10.0
+# A startup probe is asked once a second, and answers late on a busy node.
+PROBE_MARGIN_S: Final = 2.0
 
-_IMAGE_REASONS: Final = frozenset(
-    {
-        "ErrImagePull",
-        "ImagePullBackOff",
-        "ErrImageNeverPull",
-        "InvalidImageName",
-        "ImageInspectError",
-        "RegistryUnavailable",
-        "SignatureValidationFailed",
-    }
-)  # kubelet: pkg/kubelet/images/types.go
+_RUNNERS: Final = frozenset({CHECKOUT, UPLOAD})
 _START_REASONS: Final = frozenset(
     {"CreateContainerError", "RunContainerError", "PreCreateHookError", "PostStartHookError"}
 )
@@ -31,6 +27,9 @@ _NO_SUCH_IMAGE: Final = re.compile(
     r"manifest unknown|name unknown|not found|does not exist|no such image|repository name not known", re.IGNORECASE
 )
 _NO_COMMAND: Final = re.compile(r"no command specified", re.IGNORECASE)
+# The kubelet's words (kuberuntime, makeEnvironmentVariables) for a Secret that a description names, but is not there.
+_NO_SUCH_SECRET: Final = re.compile(r'secret "[^"]*" not found|couldn\'t find key \S+ in Secret', re.IGNORECASE)
+_IN_SANDBOX: Final = frozenset({"PodInitializing", "ContainerCreating", ""})
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,15 +50,7 @@ def find_stall(seen: Pod, now: float, policy: Policy) -> Stall | None:
         stall = _container_stall(seen, container, now, policy)
         if stall is not None:
             return stall
-    started = any(container.state in {State.RUNNING, State.TERMINATED} for container in seen.containers)
-    since = seen.started_at if seen.started_at is not None else seen.created_at
-    if not started and since is not None and now - since > policy.start_limit:
-        message = (
-            f"the node {seen.node} has started no container in {policy.start_limit} s: a volume, the network or the "
-            "image may be missing; `kubectl describe pod` shows its events"
-        )
-        return Stall("not-started", message, is_over=True)
-    return None
+    return _not_started(seen, now, policy)
 
 
 def _unscheduled(seen: Pod, now: float, policy: Policy) -> Stall:
@@ -73,57 +64,117 @@ def _unscheduled(seen: Pod, now: float, policy: Policy) -> Stall:
     return Stall(reason, f"no node takes the pod{after}: {words}", is_over=over)
 
 
-def _container_stall(seen: Pod, container: Container, now: float, policy: Policy) -> Stall | None:
-    if container.name not in {CHECKOUT, UPLOAD} and container in seen.services:
-        stall = _service_stall(seen, container)
-        if stall is not None:
-            return stall
+def _not_started(seen: Pod, now: float, policy: Policy) -> Stall | None:
+    """The node took the pod, and no container of it has started, nor is any said to have trouble of its own."""
+    if any(container.state in {State.RUNNING, State.TERMINATED} for container in seen.containers):
+        return None
+    since = seen.started_at if seen.started_at is not None else seen.created_at
+    waited = 0.0 if since is None else now - since
+    over = waited > policy.start_limit
+    after = f" in {policy.start_limit} s" if over else ""
+    # True once volumes are mounted and the runtime has made the sandbox with its network (KEP-3085).
+    refused = seen.condition("PodReadyToStartContainers", "False")
+    if refused is not None:
+        if waited < SANDBOX_PATIENCE_S:
+            return None
+        message = (
+            f"the node {seen.node} has not made the pod's sandbox{after}: a volume (with its Secret or ConfigMap), the "
+            "network or the runtime class is missing or failing; `kubectl describe pod` shows the node's own words"
+        )
+        return Stall("sandbox", message, is_over=over)
+    if not over:
+        return None
+    message = f"the node {seen.node} has started no container{after}; `kubectl describe pod` shows its events"
+    return Stall("not-started", message, is_over=True)
+
+
+def _container_stall(  # noqa: PLR0911 - one question a line
+    seen: Pod, container: Container, now: float, policy: Policy
+) -> Stall | None:
+    if container in seen.services and (stall := _service_stall(seen, container, now)) is not None:
+        return stall
+    if container.name == UPLOAD and (stall := _upload_stall(seen, container)) is not None:
+        return stall
     if container.state is not State.WAITING:
         return None
     waited = now - _since(seen, container, now)
-    what = f"{container.name}: {one_line(container.message) or container.reason}"
-    if container.reason in _IMAGE_REASONS:
-        return _image_stall(container, what, waited, policy)
+    if container.reason in PULL_REASONS:
+        return _image_stall(container, waited, policy)
+    what = f"{container.name}: {told_by_runtime(container.message) or container.reason}"
     over = waited > policy.config_grace
     if container.reason == "CreateContainerConfigError":
-        # Names the Secret or key that is missing: what the description asks for does not exist.
-        return Stall("config", f"{what}; create it, or correct its name", Fault.JOB, is_over=over)
+        return _config_stall(container, what, is_over=over)
     if container.reason in _START_REASONS:
-        own = _NO_COMMAND.search(container.message) and container.name not in {CHECKOUT, UPLOAD}
+        own = _NO_COMMAND.search(container.message) and container.name not in _RUNNERS
         return Stall("start-error", what, Fault.JOB if own else Fault.PLATFORM, is_over=over)
     return None
 
 
-def _image_stall(container: Container, what: str, waited: float, policy: Policy) -> Stall:
-    own = container.name not in {CHECKOUT, UPLOAD}  # the runner's image is the operator's
+def _config_stall(container: Container, what: str, *, is_over: bool) -> Stall:
+    """Something that a variable refers to is missing. Descriptions name Secrets only; all else is the operator's."""
+    if _NO_SUCH_SECRET.search(container.message) and container.name in {CHECKOUT, RUN}:
+        return Stall("config", f"{what}; create it, or correct its name in the description", Fault.JOB, is_over)
+    return Stall("config", f"{what}; create it, or correct the operator's policy", Fault.PLATFORM, is_over)
+
+
+def _image_stall(container: Container, waited: float, policy: Policy) -> Stall:
+    own = container.name not in _RUNNERS  # the runner's image is the operator's
+    words = told_by_registry(container.reason, container.message)
     if container.reason == "InvalidImageName":
         fault = Fault.JOB if own else Fault.PLATFORM
-        return Stall("image", f"the image {container.image} has no valid name: {what}", fault, is_over=True)
+        message = f"{container.name}: the image {container.image} has no valid name: {words}"
+        return Stall("image", message, fault, is_over=True)
     absent = own and container.reason != "ErrImageNeverPull" and _NO_SUCH_IMAGE.search(container.message)
-    message = f"the image {container.image} cannot be pulled: {what}"
+    message = f"{container.name}: the image {container.image} cannot be pulled: {words}"
     return Stall("image", message, Fault.JOB if absent else Fault.PLATFORM, is_over=waited > policy.image_pull_grace)
 
 
-def _service_stall(seen: Pod, service: Container) -> Stall | None:
+def _service_stall(seen: Pod, service: Container, now: float) -> Stall | None:
     """A service that does not come up. Once `run` has started, a crash is for the steps to notice."""
-    last = service.last_end
-    if (
-        last is None
-        or not service.restarts
-        or (seen.run is not None and seen.run.state in {State.RUNNING, State.TERMINATED})
-    ):
-        return None
-    if seen.checkout.state in {State.RUNNING, State.TERMINATED}:
+    if _begun(seen.run) or _begun(seen.checkout):
         return None  # checkout waits for ports and URLs with a limit of its own, and reports
-    if service.startup_window and last.seconds is not None and last.seconds >= service.startup_window:
-        message = f"service {service.name} was not ready within {service.startup_window} s"
+    last = service.last_end or service.end
+    if service.startup_window and not service.is_started and (stall := _unready(service, last, now)) is not None:
+        return stall
+    if not service.restarts or last is None:
+        return None
+    return Stall("service", _crashing(service, last), Fault.JOB, is_over=service.restarts >= CRASHES_LIMIT)
+
+
+def _unready(service: Container, last: End | None, now: float) -> Stall | None:
+    """Its readiness command has not succeeded, by the clock or because the kubelet has killed it for that."""
+    running_for = now - service.started_at if service.started_at and service.state is State.RUNNING else 0.0
+    killed = service.restarts and last is not None and (last.seconds or 0.0) >= service.startup_window
+    if killed or running_for > service.startup_window + PROBE_MARGIN_S:
+        message = (
+            f"service {service.name} was not ready within {service.startup_window} s: its readiness command did not "
+            "succeed. See its log, or give ready.timeout more time"
+        )
         return Stall("service", message, Fault.JOB, is_over=True)
-    words = one_line(last.message)
-    message = (
-        f"service {service.name} keeps crashing (exit code {last.exit_code}, {service.restarts} restarts)"
-        f"{f': {words}' if words else ''}"
-    )
-    return Stall("service", message, Fault.JOB, is_over=service.restarts >= SERVICE_CRASHES_LIMIT)
+    if service.state is State.RUNNING and not service.restarts:
+        return Stall("service", f"service {service.name} is to become ready within {service.startup_window} s")
+    return None
+
+
+def _upload_stall(seen: Pod, upload: Container) -> Stall | None:
+    """Before `run`, which the kubelet does not start while `upload` does not stay up: the platform's own trouble."""
+    last = upload.last_end or upload.end
+    if not upload.restarts or _begun(seen.run) or last is None or upload.state is State.RUNNING:
+        return None
+    return Stall("upload-crashed", _crashing(upload, last), is_over=upload.restarts >= CRASHES_LIMIT)
+
+
+def _begun(container: Container | None) -> bool:
+    return container is not None and container.state in {State.RUNNING, State.TERMINATED}
+
+
+def _crashing(container: Container, end: End) -> str:
+    who = container.name if container.name in _RUNNERS else f"service {container.name}"
+    if end.reason in NEVER_STARTED:
+        return f"{who} cannot be started: {told_by_runtime(end.message) or end.reason}"
+    # Not its last words: they are the end of its log, and nobody has masked them here.
+    out_of_memory = ", out of memory" if end.reason == OOM_KILLED else ""
+    return f"{who} keeps crashing (exit code {end.exit_code}{out_of_memory})"
 
 
 def _since(seen: Pod, container: Container, now: float) -> float:

@@ -67,7 +67,7 @@ def volumes(job: EffectiveJob, policy: Policy, *, runner: bool) -> list[Manifest
     if isinstance(source, FolderSource):
         made.append({"name": "source", "hostPath": {"path": source.folder, "type": "Directory"}})
     if description.secrets:
-        # Optional, as above: `run`'s secretKeyRef is not, and the kubelet then names the Secret in the pod's status.
+        # Optional, as above: the variables are not, and the kubelet then names the Secret in the pod's status.
         projections = [
             {"secret": {"name": ref.secret, "items": [{"key": ref.key, "path": name}], "optional": True}}
             for name, ref in sorted(description.secrets.items())

@@ -30,6 +30,12 @@ FIELD_MINTED_BY: Final = "dynapod_minted_by"  # of rq:execution:…: the worker 
 FIELD_PLATFORM_RETRIES: Final = "dynapod_platform_retries"
 FIELD_JOB_RETRIES: Final = "dynapod_job_retries"
 
+# of rq:worker:<name>, written with every heartbeat: jobs that the worker may hold, jobs that it holds, and, while the
+# namespace has no room for more pods, Kubernetes' words about it
+FIELD_CAPACITY: Final = "dynapod_capacity"
+FIELD_IN_FLIGHT: Final = "dynapod_in_flight"
+FIELD_NO_ROOM: Final = "dynapod_no_room"
+
 PREFIX: Final = "dynapod:"
 LEASES_KEY: Final = PREFIX + "leases"  # zset: worker incarnation → unix seconds at which its lease ends
 EVENTS_KEY: Final = PREFIX + "events"  # stream, bounded: one entry per recorded end of an attempt

@@ -17,6 +17,7 @@ from adapters.kubernetes_api import ApiError, KubernetesApi
 from runner_spec.admission import admit
 from runner_spec.description import parse_description
 from runner_spec.policy import Policy
+from runner_spec.refusal import Answer, read_answer
 from runner_spec.render import Attempt, Manifest, render
 
 log = logging.getLogger(__name__)
@@ -65,7 +66,7 @@ async def ask_user_namespaces(policy: Policy, api: KubernetesApi, *, asker: str)
     """Ask once.
 
     Raises:
-        ApiError: the API server cannot be reached or is overloaded: it has given no answer.
+        ApiError: the API server cannot be reached, is overloaded, or does not let us ask: it has given no answer.
         InvalidPolicy: as in `settle`.
     """
     inside = _probe(policy, asker)
@@ -104,6 +105,7 @@ async def _dry_run(api: KubernetesApi, manifest: Manifest) -> dict[str, Any] | A
             "POST", f"/api/v1/namespaces/{api.namespace}/pods", query={"dryRun": "All"}, body=manifest
         )
     except ApiError as error:
-        if error.temporary:
+        # What says nothing about this pod is no answer: no right, no namespace, no service account (yet).
+        if error.temporary or read_answer(error.status, error.message) is Answer.BROKEN:
             raise
         return error

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from adapters.redis_server import AsyncClient, translated
 from runner_spec import wire
-from worker.job_status import ALL_STATUSES, JobStatus, RawStatus, read_status
+from worker.job_status import ALL_STATUSES, LOAD_FIELDS, JobStatus, RawStatus, read_status
 
 if TYPE_CHECKING:
     from adapters.object_store import ObjectStore
@@ -185,7 +185,7 @@ class JobClient:
         return rq_queue, job
 
     async def status(self, job_id: str) -> JobStatus:
-        """Everything known about one job, in two round trips.
+        """Everything known about one job, in two round trips; in three while it is in a queue.
 
         Raises:
             UnknownJobError: when Redis has no such job.
@@ -204,10 +204,21 @@ class JobClient:
         pipeline = self.redis.pipeline(transaction=False)
         pipeline.lpos(f"rq:queue:{queue}", job_id)
         pipeline.zscore(f"rq:scheduled:{queue}", job_id)
-        pipeline.zcount(wire.LEASES_KEY, now[0], "+inf")
+        pipeline.zrangebyscore(wire.LEASES_KEY, now[0], "+inf")
         ahead, scheduled_at, workers = await _execute(pipeline)
+        loads = await self._loads(workers) if job.get(b"status") == b"queued" else []
         latest = results[0][1] if results else {}
-        return read_status(job_id, RawStatus(job, state, ledger, latest, ahead, workers, stop, scheduled_at))
+        return read_status(
+            job_id,
+            RawStatus(job, state, ledger, latest, ahead, len(workers), stop, loads=loads, scheduled_at=scheduled_at),
+        )
+
+    async def _loads(self, workers: Sequence[bytes]) -> Sequence[Sequence[bytes | None]]:
+        """What the live workers said of their room with their last heartbeats."""
+        pipeline = self.redis.pipeline(transaction=False)
+        for worker in workers:
+            pipeline.hmget(b"rq:worker:" + worker, *LOAD_FIELDS)
+        return list(await _execute(pipeline)) if workers else []
 
     async def changes(self, job_id: str, *, interval: float = 0.25) -> AsyncIterator[JobStatus]:
         """The job's status now and after every change, the last one being its end.

@@ -1,16 +1,26 @@
 """From an attempt's end to its record: decide on a retry, commit, delete the pod."""
 
+import asyncio
 import logging
 import time
+from collections.abc import Mapping, Sequence
+from typing import Final
 
 from adapters.kubernetes_api import ApiError, KubernetesApi
-from runner_spec.outcome import Fault, Outcome, Verdict
+from adapters.object_store import StoreError
+from adapters.redis_server import RedisError
+from runner_spec.outcome import NO_ROOM, Fault, Outcome, Verdict
 from runner_spec.policy import Policy
-from runner_spec.result import job_result
+from runner_spec.result import job_result, suspects, with_last_words
 from runner_spec.retry import Retry, decide
 from worker.attempt import Attempt
+from worker.log_store import LogReader
 from worker.metrics import WorkerMetrics
 from worker.queue import Action, Fail, Finish, JobQueue, Requeue, Settlement, Stop
+
+# Of a service's log, in the result: enough to show why it crashed, little enough for Redis.
+LAST_LINES: Final = 10
+LAST_LINES_S: Final = 10.0
 
 log = logging.getLogger(__name__)
 
@@ -18,15 +28,19 @@ log = logging.getLogger(__name__)
 class Ending:
     """Records ends and cleans up after them."""
 
-    def __init__(self, queue: JobQueue, api: KubernetesApi, policy: Policy, metrics: WorkerMetrics) -> None:
+    def __init__(
+        self, queue: JobQueue, api: KubernetesApi, policy: Policy, logs: LogReader, metrics: WorkerMetrics
+    ) -> None:
         self._queue = queue
+        self._logs = logs
         self._api = api
         self._policy = policy
         self._metrics = metrics
 
     async def record(self, attempt: Attempt, outcome: Outcome) -> bool:
         """Commit the end; waits for Redis as long as it takes. False: another worker owns the job now."""
-        settlement = self._settlement(attempt, outcome)
+        last_words = await self._last_words(attempt, outcome)
+        settlement = self._settlement(attempt, with_last_words(outcome, last_words), last_words)
         recorded = await self._queue.settle(settlement)
         if not recorded:
             self._metrics.fenced.inc()
@@ -35,8 +49,22 @@ class Ending:
         self._count(attempt, outcome, settlement.action)
         return True
 
-    def _settlement(self, attempt: Attempt, outcome: Outcome) -> Settlement:
-        result = job_result(outcome, attempt.claim.attempt, attempt.pod)
+    async def _last_words(self, attempt: Attempt, outcome: Outcome) -> dict[str, list[str]]:
+        """The last log lines of services that may have had a part in a failure, masked as they are stored."""
+        if attempt.pod is None or outcome.verdict is not Verdict.FAILED:
+            return {}
+        claim = attempt.claim
+        words: dict[str, list[str]] = {}
+        try:
+            async with asyncio.timeout(LAST_LINES_S):
+                for service in suspects(outcome, attempt.pod):
+                    words[service] = await self._logs.last_lines(claim.job_id, claim.attempt, service, LAST_LINES)
+        except (RedisError, StoreError, TimeoutError) as error:  # for display: the end is recorded without them
+            log.warning("last lines not read: %s", error, extra={"action": "last_lines", **attempt.log_extra})
+        return words
+
+    def _settlement(self, attempt: Attempt, outcome: Outcome, last_words: Mapping[str, Sequence[str]]) -> Settlement:
+        result = job_result(outcome, attempt.claim.attempt, attempt.pod, last_words)
         ledger = {
             "outcome": outcome.as_dict(),
             "result": result,
@@ -53,6 +81,9 @@ class Ending:
             return Finish(result)
         if outcome.verdict is Verdict.CANCELED:
             return Stop(outcome.message, result)
+        if attempt.stop:
+            # It had failed by itself before it was stopped: a failure, but nobody wants another attempt.
+            return Fail(outcome.message, result)
         decision = decide(
             outcome,
             job_id=attempt.claim.job_id,
@@ -72,8 +103,8 @@ class Ending:
         return Fail(outcome.message, result)
 
     async def requeue(self, attempt: Attempt, delay: float, why: str) -> bool:
-        """Give the job back to its queue: nothing happened yet (no room in the namespace, say)."""
-        outcome = Outcome(Verdict.FAILED, Fault.PLATFORM, "waiting", why)
+        """Give the job back to its queue: its namespace has no room for it now, in Kubernetes' words."""
+        outcome = Outcome(Verdict.FAILED, Fault.PLATFORM, NO_ROOM, f"Kubernetes' quota is used up: {why}")
         settlement = Settlement(attempt.claim, outcome, Requeue(delay, why, at_front=True))
         return await self._queue.settle(settlement)
 

@@ -24,6 +24,9 @@ ALL_STATUSES: Final = tuple(sorted(ENDED | WAITING | {"started"}))
 # A payload or traceback is read up to here: 16 MiB is far beyond any description that admission accepts.
 DECOMPRESSED_LIMIT_BYTES: Final = 16 * 1024 * 1024
 
+# Of a worker's hash: what says how much room there is.
+LOAD_FIELDS: Final = ("queues", wire.FIELD_CAPACITY, wire.FIELD_IN_FLIGHT, wire.FIELD_NO_ROOM)
+
 RawHash = Mapping[bytes, bytes]
 
 
@@ -47,9 +50,12 @@ class JobStatus:
     """A job at one moment.
 
     `status` is rq's word. `ahead` counts the jobs before it in its queue, None when it is not in the queue.
-    `workers` counts live worker leases. `stage`, `why`, `pod`, `containers` and `since` (Unix seconds) say what the
-    newest attempt does now. `result` is that of the newest attempt that ended, or empty. `error` is rq's own failure
-    text. `waits_for` are the ids of unfinished dependencies' jobs; `scheduled_at` is in Unix seconds.
+    `workers` counts live workers, for a job in a queue those that serve it; of these, `capacity` is how many jobs they
+    may hold and `in_flight` how many they do (None when they do not say), and `no_room` what Kubernetes said to one of
+    them when a quota left no room for its pod. `rate_limit` is rq's, as text. `stage`, `why`, `pod`, `containers` and
+    `since` (Unix seconds) say what the newest attempt does now. `result` is that of the newest attempt that ended, or
+    empty. `error` is rq's own failure text. `waits_for` are the ids of unfinished dependencies' jobs; `scheduled_at`
+    is in Unix seconds.
     """
 
     id: str
@@ -62,6 +68,10 @@ class JobStatus:
     ended_at: datetime | None = None
     ahead: int | None = None
     workers: int = 0
+    capacity: int | None = None
+    in_flight: int | None = None
+    no_room: str = ""
+    rate_limit: str = ""
     worker: str = ""
     attempt: int = 0
     stage: str = ""
@@ -95,7 +105,10 @@ class JobStatus:
 
 @dataclass(frozen=True, slots=True)
 class RawStatus:
-    """The Redis replies that together describe a job; see `JobClient.status` for the commands."""
+    """The Redis replies that together describe a job; see `JobClient.status` for the commands.
+
+    `loads` has, for each live worker that serves the job's queue, the values of `LOAD_FIELDS`.
+    """
 
     job: RawHash
     state: RawHash = field(default_factory=dict)
@@ -104,6 +117,7 @@ class RawStatus:
     ahead: int | None = None
     workers: int = 0
     stop: bytes | None = None
+    loads: Sequence[Sequence[bytes | None]] = ()
     scheduled_at: float | None = None
 
 
@@ -112,6 +126,9 @@ def read_status(job_id: str, raw: RawStatus) -> JobStatus:
     job, state = raw.job, raw.state
     attempts = _ledger(raw.ledger)
     status = _text(job.get(b"status"))
+    # A worker whose hash has expired during an outage does not say which queues it serves: it is given the benefit.
+    queue = _text(job.get(b"origin"))
+    serving = [load for load in raw.loads if not load[0] or queue in _text(load[0]).split(",")]
     return JobStatus(
         id=job_id,
         status=status,
@@ -122,7 +139,11 @@ def read_status(job_id: str, raw: RawStatus) -> JobStatus:
         started_at=_time(job.get(b"started_at")),
         ended_at=_time(job.get(b"ended_at")),
         ahead=raw.ahead,
-        workers=raw.workers,
+        workers=len(serving) if raw.loads else raw.workers,
+        capacity=_sum(serving, 1),
+        in_flight=_sum(serving, 2),
+        no_room=next((words for load in serving if (words := _text(load[3]))), ""),
+        rate_limit=_rate_limit(job),
         worker=_text(job.get(b"worker_name")),
         attempt=_whole(state.get(b"attempt")) or _whole(job.get(wire.FIELD_ATTEMPT.encode())) or 0,
         stage=_text(state.get(b"stage")),
@@ -145,6 +166,17 @@ def _result(latest: RawHash, attempts: Sequence[AttemptRecord]) -> Mapping[str, 
     if value:
         return value
     return next((record.result for record in reversed(attempts) if record.result), {})
+
+
+def _sum(loads: Sequence[Sequence[bytes | None]], place: int) -> int | None:
+    """None unless every worker says it: half a sum would make them look full."""
+    numbers = [_whole(load[place]) for load in loads]
+    return None if not numbers or None in numbers else sum(filter(None, numbers))
+
+
+def _rate_limit(job: RawHash) -> str:
+    key, most = _text(job.get(b"rate_limit_key")), _whole(job.get(b"rate_limit_concurrency"))
+    return f"{key!r}, {most} at a time" if key and most else repr(key) if key else ""
 
 
 def _ledger(ledger: RawHash) -> tuple[AttemptRecord, ...]:

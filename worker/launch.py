@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -21,6 +22,9 @@ from worker.queue import Claim
 
 log = logging.getLogger(__name__)
 
+# How long a creation is tried again before anybody is told; the job goes on waiting after that, and says for what.
+UNTOLD_S: Final = 2.0
+_CONFLICT: Final = 409
 BACKOFF_FIRST_S: Final = 1.0
 BACKOFF_MAX_S: Final = 30.0
 _EVIDENCE_PROBLEMS: Final = 50
@@ -84,13 +88,14 @@ class Launcher:
             return None  # `prepare` reports it, should there be no pod
 
     async def find(self, name: str) -> dict[str, Any] | None:
-        """The pod of this name, None when there is none; waits while Kubernetes is away."""
+        """The pod of this name, None when there is none; waits while Kubernetes is away, or does not let us look.
+
+        Nothing but an answer may end the wait: taken for absent, a pod that runs would get a second one beside it.
+        """
         while True:
             try:
                 return await self._api.get_pod(name)
             except ApiError as error:
-                if not error.temporary:
-                    raise
                 log.warning("pod not looked up yet: %s", error, extra={"action": "get_retry", "pod": name})
             await asyncio.sleep(BACKOFF_FIRST_S)
 
@@ -104,23 +109,27 @@ class Launcher:
         Raises:
             RejectedError: the API server refuses this pod, with its words.
             QuotaExceededError: a ResourceQuota is used up.
-            ApiError: a foreign pod has the name, or something of the operator's is missing: the platform's fault.
+            ApiError: a foreign pod has the name, or what the operator has to mend was not mended within the policy's
+                `pending_limit`: the platform's fault.
         """
         delay = BACKOFF_FIRST_S
+        # What is the operator's to mend is so for every job: to fail them all would help nobody.
+        patience = time.monotonic() + self._policy.pending_limit
         while True:
             try:
                 self._metrics.api_requests.labels("create").inc()
-                return await self._api.create_pod(manifest)
+                return await self._api.create_pod(manifest, retry_seconds=UNTOLD_S)
             except ApiError as error:
                 answer, words = read_answer(error.status, error.message), words_of(error.message)
                 if answer is Answer.FULL:
                     raise QuotaExceededError(words) from error
                 if answer is Answer.REJECTED:
                     raise RejectedError(refusal_outcome(error.status, error.message)) from error
-                if answer is Answer.BROKEN:
+                if answer is Answer.BROKEN and (error.status == _CONFLICT or time.monotonic() > patience):
                     raise
                 waiting(f"Kubernetes cannot create the pod now: {words}")
                 log.warning("pod not created yet: %s", error, extra={"action": "create_retry", "status": error.status})
+                delay = max(delay, error.retry_after or 0.0)
             await asyncio.sleep(delay)
             delay = min(delay * 2, BACKOFF_MAX_S)
 

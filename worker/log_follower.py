@@ -8,7 +8,7 @@ from typing import Final, Protocol
 
 from adapters.kubernetes_api import ApiError
 from adapters.redis_server import RedisUnavailable
-from runner_spec.log_cursor import LogResumer
+from runner_spec.log_cursor import LogCursor, LogResumer
 from runner_spec.masking import Masker
 from worker.log_writer import LogFencedError, LogWriter
 from worker.metrics import WorkerMetrics
@@ -19,13 +19,20 @@ Secrets = Callable[[], Awaitable[list[bytes] | None]]
 
 BACKOFF_FIRST_S: Final = 0.2
 BACKOFF_MAX_S: Final = 5.0
+_BAD_REQUEST: Final = 400
+_NOT_FOUND: Final = 404
+_ROTATED: Final = "lines are missing here: Kubernetes had rotated the log before it was read"
+
+
+class LogUnavailableError(ApiError):
+    """The kubelet answered with a remark of its own instead of the log: a container that it has removed, say."""
 
 
 class LogSource(Protocol):
     """What the Kubernetes adapter offers."""
 
     def stream_log(
-        self, pod: str, container: str, *, since_time: str | None = None, follow: bool = True
+        self, pod: str, container: str, *, since_time: str | None = None, follow: bool = True, previous: bool = False
     ) -> AsyncGenerator[bytes, None]:
         """See `adapters.kubernetes_api.KubernetesApi.stream_log`."""
 
@@ -36,6 +43,9 @@ class LogFollower:
     A stream that ends proves nothing: it may have been cut. The log is complete when a stream that was opened after
     the container's end (`container_ended`) has reached its own end.
 
+    A sidecar that crashes is started again, with a new log: the kubelet then serves that one, and the one before it as
+    its `previous`. What was not read of the earlier log is read, or declared missing, before the new one goes on.
+
     Args:
         source: where the log comes from.
         writer: where it goes.
@@ -45,6 +55,7 @@ class LogFollower:
             are not known: then nothing is stored, and that is declared.
         limit: bytes to store at most; the rest is declared missing.
         metrics: where bytes and gaps are counted.
+        may_restart: whether the kubelet starts the container again when it ends.
     """
 
     def __init__(
@@ -57,6 +68,7 @@ class LogFollower:
         secrets: Secrets | None,
         limit: int,
         metrics: WorkerMetrics,
+        may_restart: bool = False,
     ) -> None:
         self._source = source
         self._writer = writer
@@ -66,6 +78,8 @@ class LogFollower:
         self._secrets: list[bytes] = []
         self._limit = limit
         self._metrics = metrics
+        self._may_restart = may_restart
+        self._restarts = 0
         self._ended = asyncio.Event()
         self._backoff = BACKOFF_FIRST_S
         # The last followed stream ended by itself, unbroken. The kubelet does that only after the container's end.
@@ -76,6 +90,10 @@ class LogFollower:
     def container_ended(self) -> None:
         """The container's status says that it has terminated: what the log holds now is all."""
         self._ended.set()
+
+    def container_restarted(self, times: int) -> None:
+        """The container's status says that it was started again, this often so far."""
+        self._restarts = times
 
     async def run(self) -> None:
         """Until the log is complete, whoever completed it.
@@ -144,10 +162,11 @@ class LogFollower:
         try:
             within_limit = await self._copy(follow=not ended)
         except ApiError as error:
-            if error.missing and ended:
-                if self._ended_cleanly:  # deleted right after its end, by a cancellation for instance
-                    return True
-                await self._gap("the pod was gone before the end of this log could be confirmed")
+            gone = error.missing or isinstance(error, LogUnavailableError)
+            if gone and ended:
+                if not self._ended_cleanly:  # else it was deleted right after its end, by a cancellation for instance
+                    what = "the pod was gone" if error.missing else "the node had removed the container"
+                    await self._gap(f"{what} before the end of this log could be confirmed")
                 return True
             self._ended_cleanly = False
             log.warning(
@@ -166,26 +185,68 @@ class LogFollower:
 
     async def _copy(self, *, follow: bool) -> bool:
         """Copy a stream into the writer; false when the limit was reached."""
-        resumer, masker = LogResumer(self._writer.entry.cursor), Masker(self._secrets)
+        if self._restarts and not self._writer.entry.cursor.time:
+            await self._catch_up()
+        cursor = self._writer.entry.cursor
+        resumer, masker = LogResumer(cursor), Masker(self._secrets)
         declared = False
-        stream = self._source.stream_log(
-            self._pod, self.container, since_time=self._writer.entry.cursor.since_time, follow=follow
-        )
+        stream = self._source.stream_log(self._pod, self.container, since_time=cursor.since_time, follow=follow)
         async with aclosing(stream):
             async for chunk in stream:
-                fresh = masker.feed(resumer.feed(chunk))
+                fresh = resumer.feed(chunk)
                 if resumer.gap and not declared:
                     declared = True
-                    await self._gap("lines are missing here: Kubernetes had rotated the log before it was read")
-                if fresh:
-                    self._backoff = BACKOFF_FIRST_S
-                    self.bytes_read += len(fresh)
-                    self._metrics.log_bytes.inc(len(fresh))
-                    await self._writer.append(fresh, resumer.cursor.behind(masker.held))
+                    if not self._may_restart:
+                        await self._gap(_ROTATED)
+                    elif await self._read_previous(cursor):
+                        # The line that was cut is complete now: what came first of this log was its newline.
+                        fresh = fresh.removeprefix(b"\n") if cursor.partial >= 0 else fresh
+                if fresh := masker.feed(fresh):
+                    await self._append(fresh, resumer.cursor.behind(masker.held))
                 if self._writer.entry.size > self._limit:
                     return False
         if rest := masker.feed(resumer.finish()) + masker.finish():
             await self._writer.append(rest, resumer.cursor)
+        if resumer.remark:
+            raise LogUnavailableError(0, "LogUnavailable", resumer.remark)
+        return True
+
+    async def _append(self, fresh: bytes, cursor: LogCursor) -> None:
+        self._backoff = BACKOFF_FIRST_S
+        self.bytes_read += len(fresh)
+        self._metrics.log_bytes.inc(len(fresh))
+        await self._writer.append(fresh, cursor)
+
+    async def _catch_up(self) -> None:
+        """Nothing was read of this log before the container was started again: begin with what is left of it."""
+        if self._restarts > 1:
+            await self._gap(f"the logs of the first {self._restarts - 1} starts of this container are lost")
+        await self._read_previous(LogCursor())
+
+    async def _read_previous(self, cursor: LogCursor) -> bool:
+        """From the cursor to the end of the log before the container's last start; false when it is not there."""
+        resumer, masker = LogResumer(cursor), Masker(self._secrets)
+        stream = self._source.stream_log(
+            self._pod, self.container, since_time=cursor.since_time, follow=False, previous=True
+        )
+        try:
+            async with aclosing(stream):
+                async for chunk in stream:
+                    fresh = masker.feed(resumer.feed(chunk))
+                    if resumer.gap:
+                        await self._gap(_ROTATED)
+                        resumer.gap = False
+                    if fresh:
+                        await self._append(fresh, resumer.cursor.behind(masker.held))
+            if rest := masker.feed(resumer.finish()) + masker.finish():
+                await self._append(rest, resumer.cursor)
+            if resumer.remark:
+                raise LogUnavailableError(_NOT_FOUND, "LogUnavailable", resumer.remark)
+        except ApiError as error:
+            if error.status not in (_BAD_REQUEST, _NOT_FOUND):
+                raise
+            await self._gap("the container was started again, and the end of its log before that is lost")
+            return False
         return True
 
     async def _pause(self) -> None:

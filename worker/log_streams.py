@@ -12,6 +12,7 @@ from runner_spec import anatomy, wire
 from worker.cancellation import end_tasks
 from worker.log_batch import LogBatch
 from worker.log_follower import LogFollower, LogSource
+from worker.log_store import LogReader
 from worker.log_writer import LogWriter
 from worker.metrics import WorkerMetrics
 
@@ -29,12 +30,16 @@ class LogKeeper:
         self.source = source
         self.metrics = metrics
         self.connection = connection
-        self._store = store
+        self.store = store
         self._batch = LogBatch(connection)
 
     def writer(self, job_id: str, attempt: int, container: str) -> LogWriter:
         """The writer of one container's log."""
-        return LogWriter(self._batch, self._store, job_id, attempt, container)
+        return LogWriter(self._batch, self.store, job_id, attempt, container)
+
+    def reader(self) -> LogReader:
+        """Reads what the writers stored."""
+        return LogReader(self.connection, self.store)
 
     async def secrets(self, job_id: str, attempt: int) -> list[bytes] | None:
         """The values that checkout asked to hide; None when they are not (or no longer) known."""
@@ -60,12 +65,15 @@ class LogStreams:
         self._followers: dict[str, LogFollower] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._given_up: dict[str, str] = {}  # to be declared missing, and why
+        self._restarts: dict[str, int] = {}
+        self._sidecars: set[str] = set()
+        self._running: set[str] = set()
         self._held_back: set[str] = set()  # started, but what to hide in their logs is not known yet
 
     def update(self, pod: dict[str, Any]) -> None:
         """Start to follow containers that have started, and note those that have ended."""
         status, spec = pod.get("status", {}), pod.get("spec", {})
-        restarted = {c["name"] for c in spec.get("initContainers", ()) if c.get("restartPolicy") == "Always"}
+        self._sidecars |= {c["name"] for c in spec.get("initContainers", ()) if c.get("restartPolicy") == "Always"}
         states = {c["name"]: c for kind in ("initContainerStatuses", "containerStatuses") for c in status.get(kind, ())}
         checkout_over = anatomy.CHECKOUT not in states or _terminated(states[anatomy.CHECKOUT])
         for name, container in states.items():
@@ -75,8 +83,15 @@ class LogStreams:
                 self._follow(name)
             else:
                 self._held_back.add(name)
+            self._restarts[name] = container.get("restartCount", 0)
+            if name in self._followers:
+                self._followers[name].container_restarted(self._restarts[name])
+            if "running" in container.get("state", {}):
+                self._running.add(name)
+            else:
+                self._running.discard(name)
             # A sidecar that has ended may start again, and goes on writing its log, until the whole pod is over.
-            if name in self._followers and _terminated(container) and name not in restarted:
+            if name in self._followers and _terminated(container) and name not in self._sidecars:
                 self._followers[name].container_ended()
 
     def _follow(self, container: str) -> None:
@@ -90,18 +105,26 @@ class LogStreams:
             limit=self._limit,
             secrets=self._secrets if self._has_secrets and container != anatomy.CHECKOUT else None,
             metrics=self._keeper.metrics,
+            may_restart=container in self._sidecars,
         )
+        follower.container_restarted(self._restarts.get(container, 0))
         self._tasks[container] = asyncio.create_task(follower.run(), name=f"log {self._pod}/{container}")
 
     async def _secrets(self) -> list[bytes] | None:
         return await self._keeper.secrets(self._job_id, self._attempt)
 
-    async def finish(self) -> None:
-        """Every log read to its end, or the rest of it declared missing."""
+    async def finish(self, *, pod_gone: bool = False) -> None:
+        """Every log read to its end, or the rest of it declared missing.
+
+        Of containers that run on, such as the services of a job that is given up, what they have printed by now.
+        `pod_gone`: they are being ended, and their streams will end with them.
+        """
         for name in sorted(self._held_back):
             self._follow(name)
         for follower in self._followers.values():
             follower.container_ended()
+        if not pod_gone:
+            await self._cut_short()
         waiting = await self._read_on(dict(self._tasks))
         failed = await self.cancel()
         for name in waiting:
@@ -112,6 +135,13 @@ class LogStreams:
             name, why = next(iter(self._given_up.items()))
             await self._followers[name].abandon(why)
             del self._given_up[name]
+
+    async def _cut_short(self) -> None:
+        """There is no end to wait for: read anew, and only what there is."""
+        running = {name: task for name, task in self._tasks.items() if name in self._running and not task.done()}
+        await end_tasks(running.values())
+        for name in running:
+            self._tasks[name] = asyncio.create_task(self._followers[name].run(), name=f"log {self._pod}/{name}")
 
     async def _read_on(self, waiting: "dict[str, asyncio.Task[None]]") -> "dict[str, asyncio.Task[None]]":
         """Wait while bytes keep coming; returns the logs that have come to a standstill before their end."""

@@ -13,7 +13,7 @@ class Roster:
     """Which attempts this worker holds, at most `capacity` jobs. A recorded one stays until its pod is gone."""
 
     def __init__(self, capacity: int, orphans: Orphans, metrics: WorkerMetrics) -> None:
-        self._capacity = capacity
+        self.capacity = capacity
         self._orphans = orphans
         self._metrics = metrics
         self._by_pod: dict[str, Attempt] = {}
@@ -29,7 +29,7 @@ class Roster:
     @property
     def room(self) -> int:
         """How many more jobs may be taken; not above zero when it is full."""
-        return self._capacity - self.in_flight
+        return self.capacity - self.in_flight
 
     async def wait_for_room(self) -> None:
         """Until a job has been released."""

@@ -19,9 +19,13 @@ from collections.abc import Coroutine
 from typing import Any, Final
 
 from adapters.kubernetes_api import ApiError, KubernetesApi
+from runner_spec import wire
 from runner_spec.classify import classify, classify_deleted, only_services_remain
 from runner_spec.outcome import Fault, Outcome, Running, Verdict, Waiting
 from runner_spec.policy import Policy
+from runner_spec.pull_words import keep_words
+from runner_spec.refusal import refusal_outcome
+from runner_spec.retry import quota_delay
 from worker.adoption import Adoption
 from worker.attempt import Attempt, Phase, Pod, has_started, slim
 from worker.cancellation import end_tasks
@@ -34,6 +38,7 @@ from worker.queue import Command, CommandKind, JobQueue, QueueUnavailable
 from worker.reflector import Reflector
 from worker.roster import Roster
 from worker.state_board import StateBoard
+from worker.upload_proof import confirmed
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +48,8 @@ WAIT_S: Final = 2.0
 TICK_S: Final = 1.0
 JUDGE_S: Final = 5.0
 REDIS_PAUSE_S: Final = 1.0
-QUOTA_DELAY_S: Final = 10.0
+# While the namespace is full, how long until the next job is tried: the others would only be refused as well.
+QUOTA_PAUSE_S: Final = 1.0
 FINISH_RETRY_S: Final = 5.0
 # For services that are still there when all else has ended; the kubelet would give them the pod's whole grace period.
 SERVICES_GRACE_S: Final = 10
@@ -70,7 +76,7 @@ class Supervisor:
         self._board = board
         self._metrics = metrics
         self._launcher = Launcher(api, policy, queue.worker, metrics)
-        self._ending = Ending(queue, api, policy, metrics)
+        self._ending = Ending(queue, api, policy, keeper.reader(), metrics)
         self.reflector = Reflector(api, queue.worker, seen=self._seen, gone=self._gone, metrics=metrics)
         self._orphans = Orphans(keeper.connection, self._ending, metrics)
         self._roster = Roster(capacity, self._orphans, metrics)
@@ -86,6 +92,8 @@ class Supervisor:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._verifying: set[str] = set()  # pod names
         self._leaving = False
+        self._no_room = ""  # Kubernetes' words, from a refusal for want of quota to the next pod that is created
+        queue.announce(self._load)
         self.shutdown = asyncio.Event()  # somebody asked through the queue that this worker leaves
 
     @property
@@ -97,6 +105,14 @@ class Supervisor:
     def in_flight(self) -> int:
         """Jobs held, without those whose end is recorded."""
         return self._roster.in_flight
+
+    def _load(self) -> dict[str, str | int]:
+        """What `status` needs to say why a job is still in the queue; sent with the heartbeats."""
+        return {
+            wire.FIELD_CAPACITY: self._roster.capacity,
+            wire.FIELD_IN_FLIGHT: self.in_flight,
+            wire.FIELD_NO_ROOM: self._no_room,
+        }
 
     async def run(self) -> None:
         """Until cancelled, or until the lease is lost (the exception of `JobQueue.renew`)."""
@@ -138,7 +154,11 @@ class Supervisor:
         if self._roster.room <= 0:
             await self._roster.wait_for_room()
             return
-        claims = await self._queue.claim(min(self._roster.room, BATCH))
+        wanted = min(self._roster.room, BATCH)
+        if self._no_room:
+            await asyncio.sleep(QUOTA_PAUSE_S)
+            wanted = 1
+        claims = await self._queue.claim(wanted)
         for claim in claims:
             self._metrics.claimed.inc()
             if claim.enqueued_at is not None:
@@ -184,19 +204,24 @@ class Supervisor:
         except RejectedError as error:
             self._end(attempt, error.outcome)
         except QuotaExceededError as error:
-            await self._give_back(attempt, QUOTA_DELAY_S, str(error))
+            self._no_room = str(error)
+            await self._give_back(attempt, str(error))
         except ApiError as error:
-            self._end(attempt, Outcome(Verdict.FAILED, Fault.PLATFORM, "create", f"The pod was not created: {error}"))
+            self._end(attempt, refusal_outcome(error.status, error.message))
         else:
+            self._no_room = ""
             self.observe(attempt, pod)
 
-    async def _give_back(self, attempt: Attempt, delay: float, why: str) -> None:
+    async def _give_back(self, attempt: Attempt, why: str) -> None:
+        """Back to the queue: the namespace has no room now. That is a wait, and costs none of the job's retries."""
         if attempt.stop:
             self._end(attempt, _canceled(attempt.stop))
             return
         attempt.phase = Phase.FINISHING  # a pod that appears from now on is not this job's any more
-        if await self._ending.requeue(attempt, delay, why):
-            self._show(attempt, "waiting", why)
+        claim = attempt.claim
+        waits = max(0, claim.attempt - 1 - claim.platform_retries - claim.job_retries)
+        if await self._ending.requeue(attempt, quota_delay(claim.job_id, claim.attempt, waits), why):
+            self._show(attempt, "waiting", f"Kubernetes' quota is used up: {why}")
         self._roster.leave_behind(attempt)
 
     def follow_logs(self, attempt: Attempt) -> None:
@@ -236,7 +261,7 @@ class Supervisor:
             self._stop_creating(attempt)
         attempt.phase = Phase.FOLLOWING
         attempt.pod_uid = pod["metadata"]["uid"]
-        attempt.pod = slim(pod)
+        attempt.pod = dict(keep_words(slim(pod), attempt.pod))
         if attempt.streams is not None:
             attempt.streams.update(attempt.pod)
         self._judge(attempt)
@@ -323,7 +348,8 @@ class Supervisor:
 
     async def _finish(self, attempt: Attempt, outcome: Outcome) -> None:
         if attempt.streams is not None:
-            await attempt.streams.finish()
+            await attempt.streams.finish(pod_gone=attempt.pod_gone)
+        outcome = attempt.outcome = await confirmed(attempt, outcome, self._keeper.store)
         recorded = await self._ending.record(attempt, outcome)
         if recorded:
             self._show(attempt, outcome.verdict)

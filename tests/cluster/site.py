@@ -14,7 +14,7 @@ import urllib.error
 import urllib.request
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from contextlib import ExitStack, aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -67,7 +67,7 @@ class Site:
 
     @contextmanager
     def worker(self, queue: str, **policy: Any) -> Iterator["WorkerProcess"]:
-        """`dynapod worker` on a queue of its own, with `POLICY` and what differs from it; ready when the block begins."""
+        """`dynapod worker` on a queue of its own, with `POLICY` and what differs from it; ready in the block."""
         name = f"{queue}-{uuid.uuid4().hex[:6]}"
         health = free_port("127.0.0.1")
         path = self.folder / f"policy-{name}.json"
@@ -168,6 +168,36 @@ async def ended(client: JobClient, job: str, patience: float = PATIENCE_S) -> En
     async for line in client.logs(job, status.attempts[-1].number if status.attempts else 1):
         logs.setdefault(line.container, []).append(line.text)
     return Ended(status, logs)
+
+
+async def said(client: JobClient, job: str, words: bytes, *, container: str = "run") -> None:
+    """Wait until a line of a container of the first attempt holds these words.
+
+    Raises:
+        AssertionError: the attempt ended before that.
+        TimeoutError: it has not after `PATIENCE_S` seconds.
+    """
+    lines = client.logs(job, 1, container=container, follow=True)
+    async with asyncio.timeout(PATIENCE_S), aclosing(lines):
+        async for line in lines:
+            if words in line.text:
+                return
+    raise AssertionError(f"{container} of {job} ended and never said {words!r}: {(await client.status(job)).result}")
+
+
+async def shown(client: JobClient, job: str, seen: Callable[[JobStatus], bool]) -> JobStatus:
+    """The first status of a job that is as wanted.
+
+    Raises:
+        AssertionError: the job ended before that.
+        TimeoutError: none is after `PATIENCE_S` seconds.
+    """
+    status = None
+    async with asyncio.timeout(PATIENCE_S):
+        async for status in client.changes(job, interval=0.05):
+            if seen(status):
+                return status
+    raise AssertionError(f"{job} ended first: {status}")
 
 
 def job(*scripts: str, **more: Any) -> Description:

@@ -44,7 +44,9 @@ class Site:
         self.kubeconfig = folder / "kubeconfig"
         cluster.write_kubeconfig(self.kubeconfig)
         self.policy = folder / "policy.yaml"
-        self.policy.write_text(json.dumps({"gateway_url": NO_GATEWAY, "grace": "1s", "platform_retries": 1}))
+        # No dry runs to find out about user namespaces: tests count creations.
+        fields = {"gateway_url": NO_GATEWAY, "grace": "1s", "platform_retries": 1, "user_namespaces": False}
+        self.policy.write_text(json.dumps(fields))
 
     def created_pods(self) -> list[str]:
         """Names, one for each creation that the API's own log shows."""

@@ -108,3 +108,19 @@ def test_fractions_of_any_length_sort_by_time() -> None:
 def test_a_cursor_survives_json() -> None:
     cursor = LogCursor("2026-01-01T00:00:01Z", 3, 17)
     assert LogCursor.from_list(cursor.as_list()) == cursor
+
+
+def test_a_remark_of_the_kubelet_is_no_line_of_the_log() -> None:
+    resumer = LogResumer()
+    assert resumer.feed(b"2026-01-01T00:00:01.5Z one\nunable to retrieve container logs for c") == (
+        b"2026-01-01T00:00:01.5Z one\n"
+    )
+    assert resumer.finish() == b""
+    assert resumer.remark == "unable to retrieve container logs for c"
+    assert resumer.cursor == LogCursor("2026-01-01T00:00:01.5Z", 1)
+
+
+def test_a_last_line_without_newline_is_no_remark() -> None:
+    resumer = LogResumer()
+    assert resumer.feed(b"2026-01-01T00:00:01.5Z one") + resumer.finish() == b"2026-01-01T00:00:01.5Z one"
+    assert resumer.remark == ""

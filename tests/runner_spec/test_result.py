@@ -16,7 +16,7 @@ from runner_spec.report import (
     UploadReport,
     to_json,
 )
-from runner_spec.result import job_result
+from runner_spec.result import job_result, suspects, with_last_words
 from tests.runner_spec import pods
 from tests.runner_spec.pods import Json
 
@@ -65,6 +65,52 @@ def test_without_a_pod_the_outcome_is_the_result() -> None:
     rejected = Outcome(Verdict.REJECTED, Fault.JOB, "description", "2 problems")
     result = job_result(rejected, 1)
     assert (result["verdict"], result["pod"], result["stages"], result["timings"]) == ("rejected", "", [], {})
+
+
+def failed_for_a_service(name: str = "db") -> Outcome:
+    message = f"service {name!r} is not ready on port 5432 within 3 s: Connection refused. See its log"
+    return Outcome(Verdict.FAILED, Fault.JOB, "service", message, 1)
+
+
+def test_a_service_that_crashed_is_in_the_result_with_its_last_lines() -> None:
+    pod = pods.restarted(pods.over(1), "db", 2, pods.terminated(137, 2, 20, reason="OOMKilled"))
+    outcome = classify(pod, pods.START + 50.0)
+    assert isinstance(outcome, Outcome)
+    assert suspects(outcome, pod) == ("db",)
+    assert job_result(outcome, 1, pod, {"db": ["starting\x07", "bye"]})["services"] == [
+        {
+            "name": "db",
+            "crashed": True,
+            "exit_code": 137,
+            "restarts": 2,
+            "reason": "oom",
+            "lines": ["starting", "bye"],
+        }
+    ]
+
+
+def test_a_service_that_the_kubelet_stopped_is_no_suspect() -> None:
+    pod = pods.over(1)
+    outcome = classify(pod, pods.START + 50.0)
+    assert isinstance(outcome, Outcome)
+    assert suspects(outcome, pod) == ()
+    assert job_result(outcome, 1, pod)["services"] == []
+
+
+def test_a_service_that_never_became_ready_is_a_suspect_though_it_did_not_crash() -> None:
+    pod = pods.failed_checkout(1)
+    assert suspects(failed_for_a_service(), pod) == ("db",)
+    assert suspects(failed_for_a_service("other"), pod) == ()
+    [service] = job_result(failed_for_a_service(), 1, pod, {"db": ["starting"]})["services"]
+    assert (service["crashed"], service["lines"]) == (False, ["starting"])
+
+
+def test_the_message_has_the_last_line_of_the_service_that_it_is_about() -> None:
+    outcome = with_last_words(failed_for_a_service(), {"db": ["starting", "FATAL:\n no password"]})
+    assert outcome.message.endswith("See its log; last line of db: FATAL: no password")
+    assert with_last_words(failed_for_a_service(), {"db": []}) == failed_for_a_service()
+    other = Outcome(Verdict.FAILED, Fault.JOB, "exit", "step a ended with exit code 1", 1)
+    assert with_last_words(other, {"db": ["x"]}) == other
 
 
 FORGED = st.one_of(

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from runner_spec.outcome import Fault, Outcome, Verdict
 from runner_spec.policy import parse_policy
-from runner_spec.retry import JITTER, Decision, Retry, Stand, decide
+from runner_spec.retry import JITTER, Decision, Retry, Stand, decide, quota_delay
 
 POLICY = parse_policy({"platform_retries": 2, "platform_backoff": [10, 60], "job_backoff": [1, 5]})
 FAILED = Outcome(Verdict.FAILED, Fault.JOB, "exit", "exit code 3", 3)
@@ -73,3 +73,14 @@ def test_delays_are_spread_the_same_way_every_time(job_id: str, attempt: int, re
 def test_a_thousand_jobs_do_not_come_back_at_once() -> None:
     delays = [decided(EVICTED, job_id=f"job-{n}") for n in range(1000)]
     assert len({decision.delay for decision in delays if isinstance(decision, Retry)}) > 500
+
+
+def test_a_job_without_room_asks_again_at_growing_intervals_up_to_a_minute() -> None:
+    delays = [quota_delay("j", 1, waits) for waits in range(40)]
+    assert delays == sorted(delays)
+    assert 2 <= delays[0] <= 2.4
+    assert 60 <= delays[-1] <= 72
+
+
+def test_jobs_without_room_do_not_all_ask_at_once() -> None:
+    assert len({quota_delay(f"j{number}", 1, 9) for number in range(50)}) > 40

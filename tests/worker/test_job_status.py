@@ -107,3 +107,22 @@ def test_a_status_is_json_pure() -> None:
     data = json.loads(json.dumps(read_status("j", raw).as_dict()))
     assert data["created_at"] == "2026-01-01T00:00:00+00:00"
     assert data["attempts"][0]["result"] == {"verdict": "x"}
+
+
+def test_the_room_of_the_workers_that_serve_the_jobs_queue_is_summed_up() -> None:
+    full, quota = (b"jobs,fast", b"10", b"10", b""), (b"jobs", b"5", b"4", b"exceeded quota: x")
+    loads = [full, quota, (b"other", b"9", b"0", b"")]
+    status = read_status("j", RawStatus({b"status": b"queued", b"origin": b"jobs"}, loads=loads))
+    assert (status.workers, status.capacity, status.in_flight, status.no_room) == (2, 15, 14, "exceeded quota: x")
+
+
+def test_workers_that_do_not_tell_their_room_leave_it_unknown() -> None:
+    loads = [(b"jobs", b"10", b"10", b""), (b"jobs", None, None, None)]
+    status = read_status("j", RawStatus({b"status": b"queued", b"origin": b"jobs"}, loads=loads))
+    assert (status.workers, status.capacity, status.in_flight, status.no_room) == (2, None, None, "")
+
+
+def test_a_rate_limit_is_told_with_its_number() -> None:
+    limited = {b"status": b"rate_limited", b"rate_limit_key": b"deploys", b"rate_limit_concurrency": b"2"}
+    assert read_status("j", RawStatus(limited)).rate_limit == "'deploys', 2 at a time"
+    assert read_status("j", RawStatus({b"status": b"rate_limited"})).rate_limit == ""

@@ -66,9 +66,9 @@ class Stream:
         return b"".join(b"2026-01-01T00:00:%02d.000000000Z %s\n" % line for line in self.lines if line[0] >= floor)
 
     async def stream_log(
-        self, pod: str, container: str, *, since_time: str | None = None, follow: bool = True
+        self, pod: str, container: str, *, since_time: str | None = None, follow: bool = True, previous: bool = False
     ) -> AsyncGenerator[bytes, None]:
-        del pod, container, follow
+        del pod, container, follow, previous
         self.opened.append(since_time)
         data = self.data(since_time)
         if self.breaks:
@@ -282,13 +282,13 @@ class Ghost(Stream):
         self.writer: LogWriter | None = here.writer()
 
     async def stream_log(
-        self, pod: str, container: str, *, since_time: str | None = None, follow: bool = True
+        self, pod: str, container: str, *, since_time: str | None = None, follow: bool = True, previous: bool = False
     ) -> AsyncGenerator[bytes, None]:
         if self.writer is not None:
             ghost, self.writer = self.writer, None
             await ghost.open()
             await ghost.append(b"2026-01-01T00:00:01.000000000Z a\n", LogCursor("2026-01-01T00:00:01.000000000Z", 1))
-        async for chunk in super().stream_log(pod, container, since_time=since_time, follow=follow):
+        async for chunk in super().stream_log(pod, container, since_time=since_time, follow=follow, previous=previous):
             yield chunk
 
 

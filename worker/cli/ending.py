@@ -24,6 +24,18 @@ class Stage:
 
 
 @dataclass(frozen=True, slots=True)
+class ServiceEnd:
+    """A service that crashed, or never became ready, and the last lines of its log."""
+
+    name: str
+    crashed: bool
+    exit_code: int | None = None
+    restarts: int = 0
+    reason: str = ""
+    lines: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Ending:
     """A job's end. `verdict` and `fault` are words of `runner_spec.outcome`, or `unknown` when nothing was recorded."""
 
@@ -38,6 +50,7 @@ class Ending:
     steps: tuple[StepReport, ...] = ()
     caches: tuple[CacheReport, ...] = ()
     artifacts: tuple[ArtifactReport, ...] = ()
+    services: tuple[ServiceEnd, ...] = ()
 
 
 def read_ending(status: JobStatus) -> Ending:
@@ -67,6 +80,7 @@ def read_ending(status: JobStatus) -> Ending:
         steps=_steps(result.get("steps")),
         caches=_uploaded(result, "caches").caches,
         artifacts=_uploaded(result, "artifacts").artifacts,
+        services=tuple(_service(entry) for entry in _objects(result.get("services"))),
     )
 
 
@@ -107,6 +121,18 @@ def _steps(entries: object) -> tuple[StepReport, ...]:
     steps = [{**entry, "exit": entry.get("exit_code")} for entry in _objects(entries)]
     report = parse_report(RunReport, json.dumps({"reason": "", "steps": steps}))
     return report.steps if report else ()
+
+
+def _service(entry: Mapping[str, Any]) -> ServiceEnd:
+    code, lines = entry.get("exit_code"), entry.get("lines")
+    return ServiceEnd(
+        name=str(entry.get("name") or ""),
+        crashed=entry.get("crashed") is True,
+        exit_code=code if isinstance(code, int) else None,
+        restarts=_whole(entry.get("restarts")),
+        reason=str(entry.get("reason") or ""),
+        lines=tuple(map(str, lines)) if isinstance(lines, list | tuple) else (),
+    )
 
 
 def _uploaded(result: Mapping[str, Any], name: str) -> UploadReport:

@@ -4,31 +4,20 @@ No I/O and no clock: `now` is passed in (Unix seconds), lines come back. `termin
 """
 
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
 from runner_spec.anatomy import RESERVED_CONTAINERS
 from worker.cli.log_text import display_lines, display_text
 from worker.cli.paint import PLAIN, Paint
-from worker.cli.quantity import counted, duration
+from worker.cli.quantity import duration
+from worker.cli.waiting import SERVICES, why_it_waits
 from worker.job_status import JobStatus
 
 if TYPE_CHECKING:
     from worker.log_store import LogChunk
 
-SERVICES: Final = "services"
 STEP_MARK: Final = "[dynapod] "
 WAITING_MARK: Final = "... "
-# Stages in which a container runs; in any other the job waits for something.
-_RUNNING_STAGES: Final = frozenset({*RESERVED_CONTAINERS, SERVICES})
-# What a job of these rq statuses waits for.
-_WAITS: Final = {
-    "created": "waiting to be enqueued",
-    "deferred": "waiting for the jobs it depends on",
-    "ready_to_enqueue": "waiting to be enqueued, its dependencies are met",
-    "rate_limited": "waiting for a slot of its rate limit",
-    "scheduled": "waiting for its time",
-}
 
 
 @dataclass(slots=True)
@@ -99,35 +88,6 @@ class LiveView:
         return self.paint("warning", f"==> attempt {status.attempt}{cause}") + self.paint(
             "faint", f"  at {duration(now - self.started)}"
         )
-
-
-def why_it_waits(status: JobStatus) -> str:
-    """One line saying what a job that has neither started nor ended waits for; empty for any other job."""
-    if status.ended:
-        return ""
-    if status.stop_requested_by is not None:
-        return "stopping: told to by " + display_text(status.stop_requested_by)
-    if status.status == "queued":
-        return _why_queued(status)
-    if status.status == "scheduled" and status.scheduled_at:
-        return f"waiting {'to try again' if status.attempts else 'for its time'}: {_clock(status.scheduled_at)}"
-    if status.status in _WAITS:
-        jobs = ": " + ", ".join(map(display_text, status.waits_for)) if status.waits_for else ""
-        return _WAITS[status.status] + jobs
-    running = status.stage in _RUNNING_STAGES
-    return "" if running else "waiting: " + (display_text(status.why) or "for its pod to start")
-
-
-def _why_queued(status: JobStatus) -> str:
-    if not status.workers:
-        return f"waiting for a worker: none serves queue {status.queue!r}"
-    if not status.ahead:
-        return "waiting for a worker to take it"
-    return f"waiting in queue {status.queue!r}: {counted(status.ahead, 'job')} ahead"
-
-
-def _clock(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
 def _text(line: "LogChunk") -> str:

@@ -3,17 +3,20 @@
 from collections.abc import Iterable
 from datetime import UTC, datetime
 
+from runner_spec.outcome import NO_ROOM
 from worker.cli.ending import read_ending
-from worker.cli.live_view import why_it_waits
 from worker.cli.log_text import display_text
 from worker.cli.paint import PLAIN, Paint
 from worker.cli.quantity import duration
-from worker.cli.summary import outcome_lines
+from worker.cli.summary import outcome_lines, service_lines
 from worker.cli.table import table
+from worker.cli.waiting import why_it_waits
 from worker.client import Listing
 from worker.job_status import AttemptRecord, JobStatus
 
 _NONE = "-"
+# An attempt that never began, for want of room, is in the ledger as one that did not succeed; people call it a wait.
+_WAITED = "waited"
 
 
 def doing(status: JobStatus) -> str:
@@ -44,7 +47,8 @@ def status_lines(status: JobStatus, now: float, paint: Paint = PLAIN) -> list[st
     if attempts := attempt_lines(status.attempts):
         lines += ["", *attempts]
     if status.ended:
-        lines += ["", *outcome_lines(read_ending(status), job_id=status.id, paint=paint)]
+        ending = read_ending(status)
+        lines += ["", *service_lines(ending.services, paint), *outcome_lines(ending, job_id=status.id, paint=paint)]
     return lines
 
 
@@ -57,7 +61,7 @@ def attempt_lines(attempts: Iterable[AttemptRecord]) -> list[str]:
         rows.append(
             (
                 str(record.number),
-                display_text(str(facts.get("verdict") or _NONE)),
+                _WAITED if facts.get("reason") == NO_ROOM else display_text(str(facts.get("verdict") or _NONE)),
                 display_text(str(facts.get("reason") or _NONE)),
                 _NONE if took is None else duration(took),
                 record.pod or _NONE,

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from runner_spec.report import ArtifactReport, StepReport
-from worker.cli.ending import Ending
+from worker.cli.ending import Ending, ServiceEnd
 from worker.cli.log_text import display_text
 from worker.cli.paint import PLAIN, Paint
 from worker.cli.quantity import counted, duration, roughly, short_digest, size
@@ -30,6 +30,7 @@ def summary(
         _caches(ending),
         _artifacts(ending.artifacts, paths),
         _tests(ending.artifacts, paint),
+        service_lines(ending.services, paint),
         outcome_lines(ending, job_id=job_id, seconds=seconds, paint=paint),
     ]
     lines: list[str] = []
@@ -56,6 +57,24 @@ def outcome_lines(ending: Ending, *, job_id: str, seconds: float | None = None, 
     lines = [f"{display_text(job_id)}: {first}"]
     if ending.message and ending.verdict != "succeeded":
         lines.append("  " + display_text(ending.message))
+    return lines
+
+
+def service_lines(services: Sequence[ServiceEnd], paint: Paint = PLAIN) -> list[str]:
+    """Each service that had trouble, with the last lines of its log."""
+    lines = []
+    for service in services:
+        facts = [] if service.exit_code is None else [f"exit code {service.exit_code}"]
+        facts += ["out of memory"] if service.reason == "oom" else []
+        facts += [f"restarted {counted(service.restarts, 'time')}"] if service.restarts else []
+        what = "crashed" if service.crashed else "was not ready"
+        lines.append(
+            f"service {display_text(service.name)} "
+            + paint("bad", what)
+            + (f" ({', '.join(facts)})" if facts else "")
+            + ("; the last lines of its log:" if service.lines else "; its log is empty")
+        )
+        lines += [f"  | {display_text(line)}" for line in service.lines]
     return lines
 
 

@@ -25,7 +25,7 @@ from worker.queue.claim import JOB_FIELDS, Claim, Held, read_reply, stop_request
 from worker.queue.command import Command, CommandKind, Message
 from worker.queue.commit import Committer
 from worker.queue.errors import LeaseLost, QueueUnavailable, queue_errors
-from worker.queue.lease import Lease
+from worker.queue.lease import Announce, Lease
 from worker.queue.maintenance import Maintenance
 from worker.queue.record import EVENTS, Recorder
 from worker.queue.script import Word, load
@@ -129,6 +129,10 @@ class JobQueue:
     def held(self) -> tuple[Claim, ...]:
         """The claims that this worker owns, as far as it knows."""
         return tuple(held.claim for held in self._held.values())
+
+    def announce(self, facts: Announce) -> None:
+        """What every heartbeat is to write into this worker's hash besides rq's own fields; call it before `start`."""
+        self.lease.announce = facts
 
     async def renew(self) -> bool:
         """The heartbeat; call it every third of the lease. False when Redis gave no answer: the lease runs on.

@@ -5,7 +5,7 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -26,9 +26,12 @@ DEATH_TTL: Final = 60
 # As rq formats dates (rq.utils.utcformat).
 DATE_FORMAT: Final = "%Y-%m-%dT%H:%M:%S.%fZ"
 
+# More fields of the worker's hash, as they are now.
+Announce = Callable[[], Mapping[str, str | int]]
+
 
 class Lease:
-    """`busy` tells how many executions the worker holds, for `rq info`.
+    """`busy` tells how many executions the worker holds, for `rq info`; `announce` what else its hash is to say.
 
     A lease is a score in a zset: the server's time at which it ends, or the negative of when it was released or taken.
     A lapsed lease may be renewed as long as nobody has taken anything from it: a short outage of Redis costs nothing.
@@ -42,6 +45,7 @@ class Lease:
         self._queues = tuple(queues)
         self._seconds = seconds
         self._busy = busy
+        self.announce: Announce = dict
         self._offset = time.time() - time.monotonic()  # until the server has told its time
         self._ends = 0.0  # on the monotonic clock
         self._settled_at = 0.0  # on the monotonic clock: when others have had the time to renew, too
@@ -90,6 +94,8 @@ class Lease:
         names = [wire.LEASES_KEY, keys.worker_hash(self._worker), keys.worker_executions(self._worker)]
         state = "busy" if self._busy() else "idle"
         arguments: list[str | bytes | int | float] = [self._worker, self._seconds, self.date(), WORKER_TTL, state]
+        for field in self.announce().items():
+            arguments += field
         reply: Any = await load("renew").run(self._connections.control, names, arguments)
         self._set_clock(float(reply[2]))
         if reply[0] == b"lost":
@@ -142,6 +148,7 @@ class Lease:
             "version": RQ_VERSION,
             "python_version": sys.version,
             "state": "busy" if self._busy() else "idle",
+            **self.announce(),
         }
         pipeline.hset(rq_hash, mapping=born)
         pipeline.expire(rq_hash, WORKER_TTL)

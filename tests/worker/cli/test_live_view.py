@@ -1,11 +1,6 @@
-from datetime import UTC, datetime
-
-import pytest
-
 from tests.worker.cli.scene import START, ended, line, lost_attempt, queued, started
-from worker.cli.live_view import LiveView, why_it_waits
+from worker.cli.live_view import LiveView
 from worker.cli.paint import Paint
-from worker.job_status import JobStatus
 
 
 def test_a_jobs_life_reads_from_top_to_bottom() -> None:
@@ -80,25 +75,3 @@ def test_a_job_cannot_draw_over_the_view() -> None:
 def test_timestamps_stand_before_every_line() -> None:
     view = LiveView(START, timestamps=True)
     assert view.log(line("run", b"a\rb", timestamp="T"), START)[1:] == ["T a", "T b"]
-
-
-@pytest.mark.parametrize(
-    ("status", "why"),
-    [
-        (queued(workers=1, ahead=0), "waiting for a worker to take it"),
-        (queued(workers=1), "waiting for a worker to take it"),
-        (JobStatus("j", "deferred", waits_for=("a", "b")), "waiting for the jobs it depends on: a, b"),
-        (JobStatus("j", "rate_limited"), "waiting for a slot of its rate limit"),
-        (
-            JobStatus("j", "scheduled", scheduled_at=datetime(2027, 1, 2, 3, 4, 5, tzinfo=UTC).timestamp()),
-            "waiting for its time: 2027-01-02 03:04:05 UTC",
-        ),
-        (JobStatus("j", "scheduled"), "waiting for its time"),
-        (started(), "waiting: for its pod to start"),
-        (started(stage="run"), ""),
-        (started(stage="run", stop_requested_by="me@host"), "stopping: told to by me@host"),
-        (ended(), ""),
-    ],
-)
-def test_one_line_says_what_a_job_waits_for(status: JobStatus, why: str) -> None:
-    assert why_it_waits(status) == why

@@ -3,7 +3,7 @@ import json
 from tests.worker.cli.scene import ended, failed, succeeded
 from worker.cli.ending import Ending, read_ending
 from worker.cli.paint import Paint
-from worker.cli.summary import outcome_lines, summary, summary_document
+from worker.cli.summary import outcome_lines, service_lines, summary, summary_document
 
 
 def test_the_summary_of_a_success() -> None:
@@ -78,3 +78,20 @@ def test_the_document_holds_the_result_as_it_was_recorded() -> None:
         "result": succeeded(),
         "paths": {"wheel": "w"},
     }
+
+
+def test_a_service_that_crashed_is_shown_with_its_last_lines() -> None:
+    crashed = {"name": "db", "crashed": True, "exit_code": 7, "restarts": 2, "reason": "", "lines": ["up", "FATAL: x"]}
+    hungry = {"name": "web", "crashed": True, "exit_code": 137, "restarts": 1, "reason": "oom", "lines": []}
+    silent = {"name": "mail", "crashed": False, "exit_code": None, "restarts": 0, "reason": "", "lines": ["\x1b[2Jhi"]}
+    ending = read_ending(ended("failed", {**failed(), "services": [crashed, hungry, silent]}))
+    lines = service_lines(ending.services)
+    assert lines == [
+        "service db crashed (exit code 7, restarted 2 times); the last lines of its log:",
+        "  | up",
+        "  | FATAL: x",
+        "service web crashed (exit code 137, out of memory, restarted 1 time); its log is empty",
+        "service mail was not ready; the last lines of its log:",
+        "  | hi",
+    ]
+    assert set(lines) < set(summary(ending, job_id="job-1", seconds=2, paths={}))

@@ -1,0 +1,64 @@
+"""What follows when Kubernetes does not create a pod: wait for room, wait for it to recover, or give up, and why. Pure.
+
+The API server has one status code, 403, for a used up quota, a refusal by an admission plugin and a missing right:
+only its words tell them apart. They are those of Kubernetes 1.34's plugins, recorded in `tests/runner_spec/recorded`.
+"""
+
+import re
+from enum import StrEnum
+from typing import Final
+
+from runner_spec.outcome import Fault, Outcome, Verdict
+
+_TOO_MANY_REQUESTS: Final = 429
+_SERVER_ERROR: Final = 500
+_FORBIDDEN: Final = 403
+# Bad request, forbidden, unprocessable: by an admission plugin, policy or webhook, or by validation.
+_REFUSED: Final = frozenset({400, _FORBIDDEN, 422})
+_OVER_QUOTA: Final = re.compile(r"exceeded quota:")
+# What no description can change: the namespace, the rights of the worker, and names out of the operator's policy.
+_OPERATOR: Final = re.compile(
+    r"because it is being terminated"
+    r"|error looking up service account"
+    r"|no PriorityClass with name"
+    r"|RuntimeClass \S+ not found"
+    r"|failed quota: .* must specify"
+    r'|User "[^"]*" cannot create resource'
+)
+
+
+_PREAMBLE: Final = re.compile(r'^pods "[^"]*" is forbidden: ')
+
+
+class Answer(StrEnum):
+    """What a refusal to create a pod means."""
+
+    FULL = "full"  # a ResourceQuota is used up: back to the queue, room will come when other pods end
+    LATER = "later"  # Kubernetes, or a webhook that it asks, is away or overloaded: send the same again
+    REJECTED = "rejected"  # this pod will never be admitted: the job's own
+    BROKEN = "broken"  # no pod is admitted as things stand: the operator's
+
+
+def read_answer(code: int, message: str) -> Answer:
+    """Read the HTTP status (0: no answer) and the words of the API server."""
+    if code in (0, _TOO_MANY_REQUESTS) or code >= _SERVER_ERROR:
+        return Answer.LATER
+    if code == _FORBIDDEN and _OVER_QUOTA.search(message):
+        return Answer.FULL
+    if code in _REFUSED and not _OPERATOR.search(message):
+        return Answer.REJECTED
+    return Answer.BROKEN
+
+
+def refusal_outcome(code: int, message: str) -> Outcome:
+    """The end of an attempt whose pod will not be created."""
+    words = words_of(message)
+    if read_answer(code, message) is Answer.REJECTED:
+        return Outcome(Verdict.REJECTED, Fault.JOB, "refused", f"Kubernetes refused the pod: {words}")
+    status = f" ({code})" if code else ""
+    return Outcome(Verdict.FAILED, Fault.PLATFORM, "create", f"Kubernetes did not create the pod{status}: {words}")
+
+
+def words_of(message: str) -> str:
+    """The API server's words without the pod's name in front, which says nothing to the job's owner."""
+    return _PREAMBLE.sub("", message, count=1)
