@@ -92,7 +92,7 @@ class ArtifactReport:
 
 @dataclass(frozen=True, slots=True)
 class UploadReport:
-    """What upload did. `reason` is `ok` or a stable word (`missing-artifact`, `gateway`, `quota`, `budget`, …)."""
+    """What upload did. `reason` is `ok` or a stable word (`missing-artifact`, `gateway`, `artifact-quota`, `budget`, …)."""
 
     reason: str
     message: str = ""

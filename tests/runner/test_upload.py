@@ -171,7 +171,7 @@ def test_a_file_over_quota_is_the_jobs_fault(pod: Pod, gateway: GatewayServer) -
     gateway.always = [("PUT /runner/v1/artifacts", 413)]
     pod.plan(artifacts=(ArtifactPlan("a", ("x",)),))
     result = pod.upload()
-    assert (result.code, result.upload.reason) == (1, "quota")
+    assert (result.code, result.upload.reason) == (1, "artifact-quota")
     assert "x (1 B) is over quota" in result.upload.message
 
 
@@ -182,7 +182,7 @@ def test_an_early_refusal_stops_the_sending(pod: Pod, gateway: GatewayServer) ->
     pod.plan(artifacts=(ArtifactPlan("a", ("huge",)),))
     began = time.monotonic()
     result = pod.upload()
-    assert (result.code, result.upload.reason) == (1, "quota")
+    assert (result.code, result.upload.reason) == (1, "artifact-quota")
     assert time.monotonic() - began < 20
 
 
