@@ -29,6 +29,8 @@ FIELD_MINTED_BY: Final = "dynapod_minted_by"  # of rq:execution:…: the worker 
 # of rq:job:<id>: how often it was put back since it was enqueued, by whose fault; absent when never, and at the end
 FIELD_PLATFORM_RETRIES: Final = "dynapod_platform_retries"
 FIELD_JOB_RETRIES: Final = "dynapod_job_retries"
+# of rq:job:<id>: JSON `{"attempt", "reason", "count", "since"}`: the waits in a row up to this attempt (worker/queue)
+FIELD_WAIT: Final = "dynapod_wait"
 
 # of rq:worker:<name>, written with every heartbeat: jobs that the worker may hold, jobs that it holds, and, while the
 # namespace has no room for more pods, Kubernetes' words about it
@@ -42,7 +44,10 @@ EVENTS_KEY: Final = PREFIX + "events"  # stream, bounded: one entry per recorded
 
 
 def attempts_key(job_id: str) -> str:
-    """The ledger: a hash of attempt number → JSON `{"outcome": …, "started_at", "ended_at", "pod", "worker"}`."""
+    """The ledger: a hash of attempt number → JSON `{"outcome": …, "started_at", "ended_at", "pod", "worker"}`.
+
+    Of attempts in a row that were given back for want of room, only the newest is there: its `wait` counts them.
+    """
     return f"{PREFIX}attempts:{job_id}"
 
 

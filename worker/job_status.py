@@ -34,7 +34,8 @@ RawHash = Mapping[bytes, bytes]
 class AttemptRecord:
     """One entry of the attempts ledger; times are Unix seconds, None when unknown.
 
-    `result` is the dictionary of `runner_spec.result`, or at least the outcome's fields of it.
+    `result` is the dictionary of `runner_spec.result`, or at least the outcome's fields of it. An attempt that only
+    waited stands for those right before it, too: `waits` counts them all, `waiting_since` is when the first began.
     """
 
     number: int
@@ -43,6 +44,8 @@ class AttemptRecord:
     started_at: float | None = None
     ended_at: float | None = None
     result: Mapping[str, Any] = field(default_factory=dict)
+    waits: int = 0
+    waiting_since: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +190,7 @@ def _ledger(ledger: RawHash) -> tuple[AttemptRecord, ...]:
             continue
         # The result holds the outcome's fields and more; an attempt that got no pod may have the outcome alone.
         result = next((found for found in (entry.get("result"), entry.get("outcome")) if isinstance(found, dict)), {})
+        wait = found if isinstance(found := entry.get("wait"), dict) else {}
         records.append(
             AttemptRecord(
                 number=number,
@@ -195,6 +199,8 @@ def _ledger(ledger: RawHash) -> tuple[AttemptRecord, ...]:
                 started_at=_seconds(entry.get("started_at")),
                 ended_at=_seconds(entry.get("ended_at")),
                 result=result,
+                waits=count if isinstance(count := wait.get("count"), int) else 0,
+                waiting_since=_seconds(wait.get("since")),
             )
         )
     return tuple(sorted(records, key=lambda record: record.number))

@@ -173,7 +173,7 @@ class LogReader:
         while True:
             # Asked before reading: the log is stored before the end is recorded, so the last round misses nothing.
             with translated():
-                ended = bool(await self._redis.hexists(wire.attempts_key(job_id), str(attempt)))
+                ended = await self._has_ended(job_id, attempt)
             sources = []
             for name, entry in (await self.entries(job_id, attempt)).items():
                 if wanted in (None, name):
@@ -184,6 +184,14 @@ class LogReader:
             if ended:
                 return
             await self._wait(job_id, attempt, tails, (wanted,) if wanted else OWN_CONTAINERS)
+
+    async def _has_ended(self, job_id: str, attempt: int) -> bool:
+        """Whether its end is recorded, or a later attempt took its place: the ledger forgets waits, and the oldest."""
+        pipeline = self._redis.pipeline(transaction=True)
+        pipeline.hexists(wire.attempts_key(job_id), str(attempt))
+        pipeline.hget(f"rq:job:{job_id}", wire.FIELD_ATTEMPT)
+        recorded, newest = await pipeline.execute()
+        return bool(recorded) or (newest is not None and newest.isdigit() and int(newest) > attempt)
 
     async def _wait(self, job_id: str, attempt: int, tails: dict[str, "_LogTail"], expected: tuple[str, ...]) -> None:
         """Until something is appended to a log known or expected here; not long, since a service's may begin."""

@@ -219,7 +219,7 @@ class Supervisor:
             return
         attempt.phase = Phase.FINISHING  # a pod that appears from now on is not this job's any more
         claim = attempt.claim
-        waits = max(0, claim.attempt - 1 - claim.platform_retries - claim.job_retries)
+        waits = 0 if claim.wait is None else claim.wait.count
         if await self._ending.requeue(attempt, quota_delay(claim.job_id, claim.attempt, waits), why):
             self._show(attempt, "waiting", f"Kubernetes' quota is used up: {why}")
         self._roster.leave_behind(attempt)

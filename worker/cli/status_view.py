@@ -15,8 +15,6 @@ from worker.client import Listing
 from worker.job_status import AttemptRecord, JobStatus
 
 _NONE = "-"
-# An attempt that never began, for want of room, is in the ledger as one that did not succeed; people call it a wait.
-_WAITED = "waited"
 
 
 def doing(status: JobStatus) -> str:
@@ -57,11 +55,12 @@ def attempt_lines(attempts: Iterable[AttemptRecord]) -> list[str]:
     rows = []
     for record in attempts:
         facts = record.result
-        took = record.ended_at - record.started_at if record.ended_at and record.started_at else None
+        began = record.waiting_since or record.started_at
+        took = record.ended_at - began if record.ended_at and began else None
         rows.append(
             (
                 str(record.number),
-                _WAITED if facts.get("reason") == NO_ROOM else display_text(str(facts.get("verdict") or _NONE)),
+                _outcome(record),
                 display_text(str(facts.get("reason") or _NONE)),
                 _NONE if took is None else duration(took),
                 record.pod or _NONE,
@@ -69,6 +68,13 @@ def attempt_lines(attempts: Iterable[AttemptRecord]) -> list[str]:
             )
         )
     return table(("attempt", "outcome", "reason", "time", "pod", "message"), rows, right=("attempt", "time"))
+
+
+def _outcome(record: AttemptRecord) -> str:
+    """An attempt that never began, for want of room, is recorded as one that did not succeed; people call it a wait."""
+    if record.result.get("reason") != NO_ROOM:
+        return display_text(str(record.result.get("verdict") or _NONE))
+    return f"waited {record.waits} times" if record.waits > 1 else "waited"
 
 
 def listing_lines(listing: Listing, now: float) -> list[str]:

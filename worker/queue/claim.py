@@ -1,6 +1,7 @@
 """A claim: one attempt that this worker owns, with everything it has to know about the job."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -47,6 +48,7 @@ JOB_FIELDS: Final = (
     "rate_limit_concurrency",
     wire.FIELD_PLATFORM_RETRIES,
     wire.FIELD_JOB_RETRIES,
+    wire.FIELD_WAIT,
 )
 # Producers' code that rq's own worker would import and call, or post to; we do neither.
 FOREIGN_HOOKS: Final = ("success_callback_name", "failure_callback_name", "stopped_callback_name", "webhooks")
@@ -56,12 +58,27 @@ JobHash = Mapping[str, bytes]
 
 
 @dataclass(frozen=True, slots=True)
+class Wait:
+    """Attempts in a row that were given back at once and cost nothing, as for want of room in the namespace.
+
+    A job may wait for hours, with an attempt a minute. `count` of them, for the same `reason`, the last one being
+    `attempt`; `since` (Unix seconds) is when the first was minted.
+    """
+
+    attempt: int
+    reason: str
+    count: int
+    since: float
+
+
+@dataclass(frozen=True, slots=True)
 class Claim:
     """One attempt of a job, owned by this worker.
 
     `attempt` counts from 1 over the whole life of the job id and is never used twice; budgets of retries are counted
     by `platform_retries` and `job_retries` instead: how often this job was put back because of the platform's faults,
-    or its own, since it was last enqueued. `adopted`: another incarnation minted the attempt (`minted_by`), so its
+    or its own, since it was last enqueued. `wait` ends with the attempt right before this one, None when that one was
+    no wait. `adopted`: another incarnation minted the attempt (`minted_by`), so its
     pod may only be found, never created; otherwise it is ours to create. `payload` is the job description or why it
     is refused. `retries_left` and `retry_interval` (seconds before the next one) are rq's `Retry`, None without one.
     `stop_requested` says who asked to end the job, None when nobody did. Times are Unix seconds by the server's clock:
@@ -82,6 +99,7 @@ class Claim:
     retry_interval: float | None = None
     platform_retries: int = 0
     job_retries: int = 0
+    wait: Wait | None = None
     stop_requested: str | None = None
     foreign_hooks: tuple[str, ...] = ()
 
@@ -121,6 +139,7 @@ def read_reply(reply: Sequence[Any], worker: str, now: float) -> Held:
         retry_interval=_retry_interval(retries_left, job.get("retry_intervals")),
         platform_retries=whole(job.get(wire.FIELD_PLATFORM_RETRIES)) or 0,
         job_retries=whole(job.get(wire.FIELD_JOB_RETRIES)) or 0,
+        wait=_wait_before(whole(attempt) or 1, job.get(wire.FIELD_WAIT)),
         stop_requested=stop_request(job.get("status", b""), stop),
         foreign_hooks=tuple(name for name in FOREIGN_HOOKS if job.get(name) not in {None, b"", b"[]"}),
     )
@@ -154,6 +173,16 @@ def stop_request(status: bytes, flag: bytes | None) -> str | None:
     if flag is not None:
         return flag.decode("utf-8", "replace") or "unknown"
     return CANCELED_BY_RQ if status == b"canceled" else None
+
+
+def _wait_before(attempt: int, value: bytes | None) -> Wait | None:
+    """The waits that this attempt follows. What another end has followed is over, whether or not it was cleared."""
+    try:
+        found = json.loads(value or b"{}")
+        wait = Wait(int(found["attempt"]), str(found["reason"]), int(found["count"]), float(found["since"]))
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
+        return None
+    return wait if wait.attempt == attempt - 1 and wait.count > 0 and math.isfinite(wait.since) else None
 
 
 def _payload(raw_id: bytes, data: bytes) -> dict[str, Any] | wire.Refusal:

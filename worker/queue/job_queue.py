@@ -39,6 +39,8 @@ LEASE_SECONDS: Final = 15.0
 CLAIM_LIMIT: Final = 100
 # Payload bytes after which a claim ends early: a reply is held in memory on both sides.
 CLAIM_BYTES: Final = 8 * 1024 * 1024
+# Entries that a ledger keeps: an id may be enqueued every minute for years.
+LEDGER_ENTRIES: Final = 100
 # Seconds. The score of an execution in rq's started registry: `rq info` and rq's maintenance fail jobs whose score has
 # passed, and must never come first. Prolonged daily, so the longest job may last longer.
 EXECUTION_TTL: Final = 7 * 86400
@@ -185,6 +187,7 @@ class JobQueue:
             EXECUTION_TTL,
             uuid4().hex[:28],  # claim.lua completes it to rq's 32 digits
             CLAIM_BYTES,
+            LEDGER_ENTRIES,
             len(self.names),
             *self.names,
             *JOB_FIELDS,

@@ -9,7 +9,7 @@ import json
 import logging
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -31,8 +31,6 @@ logger = logging.getLogger(__name__)
 
 # Seconds that a ledger outlives the last attempt at least; rq's own default keeps a result for 500 s only.
 HISTORY_SECONDS: Final = 7 * 86400
-# Attempts that a ledger keeps: an id may be enqueued every minute for years.
-LEDGER_ATTEMPTS: Final = 100
 # A century: Redis refuses an EXPIRE beyond 2^63 ms in the middle of a commit, and Python a date beyond the year 9999.
 LONGEST_SECONDS: Final = 100 * 366 * 86400
 # Entries of the events stream, approximately.
@@ -193,7 +191,10 @@ class Recorder:
         self, job: RecordedJob, queue: Queue, action: Requeue, settlement: Settlement, pipeline: SyncPipeline
     ) -> None:
         """As Job.retry, which sets `scheduled` outside its transaction: a worker that dies there loses the job."""
-        pipeline.hincrby(keys.worker_hash(self._worker), "failed_job_count", 1)
+        if (wait := settlement.wait) is None:
+            pipeline.hincrby(keys.worker_hash(self._worker), "failed_job_count", 1)
+        else:  # nothing has failed, nothing was tried
+            pipeline.hset(job.key, wire.FIELD_WAIT, json.dumps(asdict(wait)))
         if action.consumes_retry and (job.retries_left or 0) > 0:
             job.retries_left -= 1
         if action.delay > 0:
@@ -215,7 +216,7 @@ class Recorder:
 
     @staticmethod
     def _forget_retries(job: RecordedJob, pipeline: SyncPipeline) -> None:
-        pipeline.hdel(job.key, wire.FIELD_PLATFORM_RETRIES, wire.FIELD_JOB_RETRIES)
+        pipeline.hdel(job.key, wire.FIELD_PLATFORM_RETRIES, wire.FIELD_JOB_RETRIES, wire.FIELD_WAIT)
 
     def _close(
         self, settlement: Settlement, status: str, ended_at: float, lifetime: int | None, pipeline: SyncPipeline
@@ -224,8 +225,9 @@ class Recorder:
         claim = settlement.claim
         ledger = wire.attempts_key(claim.job_id)
         pipeline.hset(ledger, str(claim.attempt), ledger_entry(settlement, self._worker, ended_at))
-        if claim.attempt > LEDGER_ATTEMPTS:
-            pipeline.hdel(ledger, str(claim.attempt - LEDGER_ATTEMPTS))
+        if (wait := settlement.wait) is not None and wait.count > 1:
+            # This entry stands for the waits before it, too: hours of them would push out what really happened.
+            pipeline.hdel(ledger, str(claim.attempt - 1))
         if lifetime is None or lifetime < 0:
             pipeline.persist(ledger)
         else:

@@ -2,11 +2,11 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from runner_spec.outcome import Outcome
-from worker.queue.claim import Claim
+from worker.queue.claim import Claim, Wait
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +67,16 @@ class Settlement:
     ledger: Mapping[str, Any] = field(default_factory=dict)
     ended_at: float | None = None
 
+    @property
+    def wait(self) -> Wait | None:
+        """The waits in a row of which this is the newest; None when it is the end of an attempt that was none."""
+        action, claim = self.action, self.claim
+        if not isinstance(action, Requeue) or action.consumes_retry or action.platform_fault:
+            return None
+        if claim.wait is None or claim.wait.reason != self.outcome.reason:
+            return Wait(claim.attempt, self.outcome.reason, 1, claim.started_at)
+        return replace(claim.wait, attempt=claim.attempt, count=claim.wait.count + 1)
+
 
 def ledger_head(execution_id: str, worker: str) -> str:
     """How a ledger entry begins when this worker has settled this execution; commit.lua compares it byte by byte."""
@@ -87,7 +97,7 @@ def superseded_entry(settlement: Settlement, worker: str, ended_at: float) -> st
 
 
 def _tail(action: str, settlement: Settlement, ended_at: float) -> str:
-    result = getattr(settlement.action, "result", None)
+    result, wait = getattr(settlement.action, "result", None), settlement.wait
     entry = {
         **{name: value for name, value in settlement.ledger.items() if name not in {"execution", "worker", "action"}},
         "outcome": settlement.outcome.as_dict(),
@@ -95,6 +105,7 @@ def _tail(action: str, settlement: Settlement, ended_at: float) -> str:
         "ended_at": ended_at,
         "minted_by": settlement.claim.minted_by,
         **({"result": dict(result)} if result else {}),
+        **({"wait": asdict(wait)} if wait else {}),
     }
     return json.dumps(action) + "," + json.dumps(entry, default=dict)[1:]
 

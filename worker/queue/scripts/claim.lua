@@ -2,12 +2,12 @@
 --
 -- KEYS: leases, this worker's rq hash, rq's suspension flag
 -- ARGV: worker, limit, date as rq writes it, execution ttl (s), stem of the new execution ids, limit of payload bytes,
---       number of queues, queue names…, job fields…
+--       entries that a ledger keeps, number of queues, queue names…, job fields…
 -- Returns {'claimed', [description…], [dropped id…]} or {'suspended'}; error LEASE when the lease is not live.
 
 local worker, limit, date, ttl = ARGV[1], tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4])
-local stem, byte_limit, queues = ARGV[5], tonumber(ARGV[6]), tonumber(ARGV[7])
-local fields = {unpack(ARGV, 8 + queues)}
+local stem, byte_limit, entries, queues = ARGV[5], tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8])
+local fields = {unpack(ARGV, 9 + queues)}
 local now = clock()
 local claimed, dropped, bytes = {}, {}, 0
 
@@ -32,6 +32,24 @@ local function supersede(id, origin)
     end
 end
 
+-- How old an entry is, as a number below 0. What is no number (NaN neither: sorting would fail on it) goes first.
+local function age(field)
+    local number = tonumber(field)
+    return number == number and -(number or 0) or 0
+end
+
+-- Room in the ledger for one more entry: the oldest goes. Counted, because waits leave gaps between the numbers.
+local function make_room(ledger)
+    local excess = redis.call('HLEN', ledger) - entries + 1
+    if excess > 0 then
+        local numbers = redis.call('HKEYS', ledger)
+        table.sort(numbers, function(one, other) return age(one) > age(other) end)
+        for n = 1, excess do
+            redis.call('HDEL', ledger, numbers[n])
+        end
+    end
+end
+
 -- Attempt numbers name pods, so a number is never used twice for an id, even when the job's hash was deleted and the
 -- id enqueued again: the ledger remembers.
 local function mint(id, job)
@@ -43,6 +61,7 @@ local function mint(id, job)
             attempt = math.max(attempt, tonumber(recorded) or 0)
         end
     end
+    make_room('dynapod:attempts:' .. id)
     redis.call('PERSIST', 'dynapod:attempts:' .. id)
     return string.format('%d', attempt + 1)
 end
@@ -78,7 +97,7 @@ local function mend(id)
 end
 
 for q = 1, queues do
-    local queue = ARGV[7 + q]
+    local queue = ARGV[8 + q]
     if not has_type('rq:wip:' .. queue, 'zset') then
         return redis.error_reply('WRONGTYPE rq:wip:' .. queue .. ' is no sorted set')
     end
