@@ -97,7 +97,9 @@ class ArtifactUpload:
             for path in find(self._workspace, compile_globs(self._plan.paths)):
                 found.append(path)
                 if len(found) > FILES_LIMIT:
-                    raise JobFaultError("artifact-quota", f"more than {FILES_LIMIT} files match: pack them into an archive")
+                    raise JobFaultError(
+                        "artifact-quota", f"more than {FILES_LIMIT} files match: pack them into an archive"
+                    )
         except (GlobError, OSError) as error:
             raise JobFaultError("artifact", f"artifact {self._plan.name!r}: {error}") from error
         return sorted(found)
@@ -142,7 +144,9 @@ class ArtifactUpload:
             self._gateway.put_artifact(self._plan.name, path, body, size + SEAL_BYTES, self._deadline)
         except GatewayRefusedError as error:
             if error.status == http.client.REQUEST_ENTITY_TOO_LARGE:
-                raise JobFaultError("artifact-quota", f"{path} ({console.megabytes(size)}) is over quota: {error}") from error
+                raise JobFaultError(
+                    "artifact-quota", f"{path} ({console.megabytes(size)}) is over quota: {error}"
+                ) from error
             if error.status == http.client.BAD_REQUEST:  # a name that the gateway takes from no attempt
                 raise JobFaultError("artifact", f"{path}: {error}") from error
             raise

@@ -93,9 +93,10 @@ class Checkout:
         return Caches(self._plan.caches, self._environment).restore(self._require_gateway)
 
     def _gateway_or_none(self) -> Gateway | None:
-        if self._gateway is None and self._environment.gateway:
-            policy = RetryPolicy(self._environment.retry_base, _GATEWAY_ATTEMPTS)
-            self._gateway = Gateway(self._environment.gateway, self._environment.token, policy)
+        environment = self._environment
+        if self._gateway is None and environment.gateway:
+            policy = RetryPolicy(environment.retry_base, _GATEWAY_ATTEMPTS)
+            self._gateway = Gateway(environment.gateway, environment.token, policy, name=environment.gateway_name)
         return self._gateway
 
     def _require_gateway(self) -> Gateway:

@@ -33,6 +33,7 @@ class Environment:
     termination_log: Path | None = None
     report_limit: int = anatomy.TERMINATION_MESSAGE_LIMIT_BYTES
     gateway: str | None = None
+    gateway_name: str = ""
     token: Path | None = None
     credentials: Path | None = None
     secrets: Path | None = None
@@ -72,6 +73,7 @@ class Environment:
             report_limit=number(anatomy.ENV_REPORT_LIMIT, int, anatomy.TERMINATION_MESSAGE_LIMIT_BYTES),
             termination_log=optional(anatomy.ENV_TERMINATION_LOG),
             gateway=variables.get(anatomy.ENV_GATEWAY) or None,
+            gateway_name=variables.get(anatomy.ENV_GATEWAY_NAME, ""),
             token=optional(anatomy.ENV_TOKEN),
             credentials=optional(anatomy.ENV_CREDENTIALS),
             secrets=optional(anatomy.ENV_SECRETS),

@@ -64,15 +64,23 @@ class CacheEntry:
 
 
 class Gateway:
-    """One connection to the gateway, kept open between requests. Not for use by two threads at once."""
+    """One connection to the gateway, kept open between requests. Not for use by two threads at once.
 
-    def __init__(self, url: str, token: Path | None, policy: RetryPolicy) -> None:
+    Args:
+        url: base URL, http or https.
+        token: the identity token's file; None where the gateway asks for none.
+        policy: how failures are repeated.
+        name: `host:port` for the Host header, where the URL has an address in place of the name; else empty.
+    """
+
+    def __init__(self, url: str, token: Path | None, policy: RetryPolicy, *, name: str = "") -> None:
         parts = urlsplit(url)
         if parts.scheme not in {"http", "https"} or not parts.hostname:
             raise TemporaryError("gateway", f"gateway address {url!r} is not an http or https URL")
         self._url = url
         self._host, self._port, self._tls = parts.hostname, parts.port, parts.scheme == "https"
         self._prefix = parts.path.rstrip("/")
+        self._name = name
         self._token = token
         self._policy = policy
         self._connection: http.client.HTTPConnection | None = None
@@ -214,8 +222,10 @@ class Gateway:
         timeout = TIMEOUT_SECONDS if deadline is None else min(TIMEOUT_SECONDS, deadline - time.monotonic())
         connection = self._connect(max(1.0, timeout))
         self._spent = False
-        connection.putrequest(method, self._prefix + path, skip_accept_encoding=True)
-        for name, value in {**headers, **self._authorization()}.items():
+        # HTTP allows one Host only, and http.client would send the address.
+        connection.putrequest(method, self._prefix + path, skip_host=bool(self._name), skip_accept_encoding=True)
+        host = {"Host": self._name} if self._name else {}
+        for name, value in {**host, **headers, **self._authorization()}.items():
             connection.putheader(name, value)
         connection.endheaders()
         if body is not None:

@@ -131,11 +131,11 @@ class Upload:
         return report, error.exit if error else Exit.OK
 
     def _gateway(self) -> Gateway:
-        if not self.environment.gateway:
+        environment = self.environment
+        if not environment.gateway:
             raise TemporaryError("gateway", "no gateway is configured")
-        return Gateway(
-            self.environment.gateway, self.environment.token, RetryPolicy(self.environment.retry_base, _ATTEMPTS)
-        )
+        policy = RetryPolicy(environment.retry_base, _ATTEMPTS)
+        return Gateway(environment.gateway, environment.token, policy, name=environment.gateway_name)
 
     def _artifact(self, plan: ArtifactPlan, gateway: Gateway, deadline: float, *, well: bool) -> ArtifactResult:
         if not applies(plan, succeeded=well):

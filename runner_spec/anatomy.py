@@ -50,6 +50,8 @@ ENV_REPORT_LIMIT: Final = "DYNAPOD_REPORT_LIMIT"  # bytes of this container's te
 ENV_BIN: Final = "DYNAPOD_BIN"
 # checkout and upload only:
 ENV_GATEWAY: Final = "DYNAPOD_GATEWAY"  # base URL, no trailing slash
+# `host:port` for the Host header, where the URL has an address in place of the name; absent where it has not.
+ENV_GATEWAY_NAME: Final = "DYNAPOD_GATEWAY_NAME"
 ENV_TOKEN: Final = "DYNAPOD_TOKEN"  # noqa: S105 - the token file's path
 # checkout only:
 ENV_CREDENTIALS: Final = "DYNAPOD_CREDENTIALS"
@@ -72,6 +74,7 @@ ANNOTATION_PLAN: Final = "dynapod.dev/plan"
 ANNOTATION_STEPS: Final = "dynapod.dev/steps"
 ANNOTATION_CACHE_SCOPE: Final = "dynapod.dev/cache-scope"
 ANNOTATION_TIMEOUT: Final = "dynapod.dev/timeout"  # the job's timeout in whole seconds: classify needs it
+ANNOTATION_ARTIFACTS: Final = "dynapod.dev/artifacts"  # how many: a worker that adopts the pod must not miss any
 ANNOTATION_KEEP: Final = "dynapod.dev/keep"  # whole seconds for which `run` stays after its failure; absent: not at all
 ANNOTATION_DEBUG: Final = "dynapod.dev/debug"  # set by a policy that lets people into running jobs' containers
 DEBUG_ALLOWED: Final = "allowed"  # its only value

@@ -62,20 +62,6 @@ def classify_deleted(last_pod: Mapping[str, Any] | None, *, stop: str = "") -> O
     return failed_while_kept(seen) or failed_before(seen) or find_interruption(seen) or deleted(seen)
 
 
-def only_services_remain(pod: Mapping[str, Any]) -> bool:
-    """Whether the attempt is over but for services that are slow to stop.
-
-    The kubelet waits for them to the end of the pod's grace period, which is as long as `after` and upload may take.
-    Deleting the pod with a short grace period then spares that time; its phase still becomes final first.
-    """
-    seen = read_pod(pod)
-    if seen.is_terminal or seen.run is None:
-        return False
-    failed_early = seen.checkout.end is not None and not seen.checkout.succeeded
-    over = seen.run.state is State.TERMINATED and (seen.upload is None or seen.upload.state is State.TERMINATED)
-    return (failed_early or over) and any(service.state is State.RUNNING for service in seen.services)
-
-
 # -- a pod that has not ended
 
 

@@ -15,6 +15,7 @@ from runner_spec.policy import Policy
 
 _LABEL_VALUE: Final = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
 _SECONDS: Final = re.compile(r"[1-9][0-9]{0,8}")
+_COUNT: Final = re.compile(r"0|[1-9][0-9]{0,8}")
 # Room for signals, status updates and slow disks beyond the sums of the policy's budgets.
 _MARGIN_SECONDS: Final = 300
 
@@ -25,6 +26,7 @@ _ANNOTATIONS: Final = (
     anatomy.ANNOTATION_STEPS,
     anatomy.ANNOTATION_CACHE_SCOPE,
     anatomy.ANNOTATION_TIMEOUT,
+    anatomy.ANNOTATION_ARTIFACTS,
     anatomy.ANNOTATION_KEEP,
     anatomy.ANNOTATION_DEBUG,
 )
@@ -71,6 +73,9 @@ def _metadata(metadata: Json, policy: Policy) -> Iterator[Finding]:
         value = str(annotations.get(name, "1"))
         if name in annotations and not (_SECONDS.fullmatch(value) and int(value) <= cap):
             yield Finding(("metadata", "annotations", name), f"policy.{field} allows {cap} s", value)
+    artifacts = str(annotations.get(anatomy.ANNOTATION_ARTIFACTS, "0"))
+    if not _COUNT.fullmatch(artifacts):
+        yield Finding(("metadata", "annotations", anatomy.ANNOTATION_ARTIFACTS), "this is no number", artifacts)
 
 
 def _spec(spec: Json, policy: Policy) -> Iterator[Finding]:

@@ -182,7 +182,9 @@ def _env(path: Path, container: Json, role: str, policy: Policy) -> Iterator[Fin
         anatomy.CHECKOUT: dict(_CHECKOUT_VARIABLES),
     }[role]
     if role in _RUNNERS:
-        known[anatomy.ENV_GATEWAY] = policy.gateway_url
+        known[anatomy.ENV_GATEWAY] = policy.gateway_address
+        if policy.gateway_name:
+            known[anatomy.ENV_GATEWAY_NAME] = policy.gateway_name
     for index, variable in enumerate(mappings(container.get("env"))):
         name = str(variable.get("name"))
         # What `run` is given, so that a Secret that is missing is told before anything starts.

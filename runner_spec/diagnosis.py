@@ -12,7 +12,7 @@ from runner_spec.problem import Problem, join_path, shorten
 # pydantic's error type → our words and the remedy; `{…}` are fields of the error's context.
 _WORDS: Final[Mapping[str, tuple[str, str]]] = {
     "missing": ("a required key is missing", "add it"),
-    "int_type": ("a whole number is expected", "write it without quotes"),
+    "int_type": ("a whole number is expected", "write it in digits, without quotes and without a unit"),
     "bool_type": ("true or false is expected", "write true or false, without quotes"),
     "tuple_type": ("a list is expected", "put each item on its own line, after a dash"),
     "dict_type": ("a mapping is expected", "write key: value"),

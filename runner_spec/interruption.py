@@ -64,7 +64,7 @@ def find_interruption(seen: Pod) -> Outcome | None:  # noqa: PLR0911 - one quest
 def failed_before(seen: Pod) -> Outcome | None:
     """The failure that had come before the interruption: then it is no interruption, but a cleaning up.
 
-    The worker itself deletes pods in which only services are left (`classify.only_services_remain`).
+    Somebody may delete a pod in which only services are left, that are slow to stop.
     """
     moments = [seen.deleted_at]
     if (disruption := seen.condition("DisruptionTarget", "True")) is not None:

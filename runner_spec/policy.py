@@ -5,8 +5,18 @@ Every field has a default, documented beside it; the policy's file need only nam
 
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Final, Literal, Self
+from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    Strict,
+    ValidationError,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from runner_spec import diagnosis, grammar
@@ -14,6 +24,8 @@ from runner_spec.duration import Seconds, SecondsOrZero
 from runner_spec.problem import InvalidPolicy, Problem, shorten
 from runner_spec.quantity import Bytes, Cpu, Quantity, parse_quantity
 from runner_spec.version import __version__
+
+_LABEL_CHARACTERS: Final = 63  # of a part of a DNS name (RFC 1035)
 
 Texts = Annotated[tuple[str, ...], Strict(strict=False)]
 
@@ -23,8 +35,22 @@ def _quantity(text: str) -> Quantity:
 
 
 def check_base_url(value: str) -> str:
-    """An HTTP base URL without a trailing slash."""
-    return grammar.check_http_probe(value).rstrip("/")
+    """An HTTP base URL without a trailing slash, of a host that can be looked up."""
+    if "@" in value.partition("://")[2].partition("/")[0]:
+        grammar.refuse(
+            "the URL holds a user name or password",
+            "remove it: jobs identify themselves to the gateway by their pods' tokens",
+        )
+    host = urlsplit(grammar.check_http_probe(value)).hostname or ""
+    if not host.isascii():
+        grammar.refuse("the host's name is not in ASCII", "write it as DNS does, with xn--…")
+    # What is no label makes the look-up itself fail, in every worker, with words about an encoding.
+    if not all(0 < len(label) <= _LABEL_CHARACTERS for label in host.removesuffix(".").split(".")):
+        grammar.refuse(
+            "this is no host's name",
+            f"write http://NAME:PORT, the name's parts between dots with 1 to {_LABEL_CHARACTERS} characters",
+        )
+    return value.rstrip("/")
 
 
 class _Model(BaseModel):
@@ -184,6 +210,9 @@ class Policy(_Model):
     )
     max_log_bytes: int = Field(default=256 * 1024**2, ge=1024, description="Most bytes of log kept of one container.")
 
+    # Found out by the worker, never written by the operator: `with_gateway_at`.
+    _gateway_address: str = PrivateAttr(default="")
+
     def allows_secret(self, name: str, key: str | None) -> bool:
         """Whether jobs may use this key of this Secret; None stands for all of them, as a mounted Secret shows them."""
         allowed = {*self.secrets.get(name, ()), *self.secrets.get("*", ())}
@@ -198,6 +227,22 @@ class Policy(_Model):
             return self
         offered = user_namespaces and self.shim_delivery != "image-volume"
         return self.model_copy(update={"user_namespaces": offered})
+
+    def with_gateway_at(self, address: str) -> Self:
+        """This policy where the gateway's URL has this form with an address in place of the name."""
+        policy = self.model_copy()
+        policy._gateway_address = address  # noqa: SLF001 - of this very class
+        return policy
+
+    @property
+    def gateway_address(self) -> str:
+        """The base URL that pods connect to: as written, or with the address that a worker has found for the name."""
+        return self._gateway_address or self.gateway_url
+
+    @property
+    def gateway_name(self) -> str:
+        """`host:port` as written, for the Host header, where an address has taken its place; else empty."""
+        return "" if self.gateway_address == self.gateway_url else urlsplit(self.gateway_url).netloc
 
     @property
     def roots_inside(self) -> bool:

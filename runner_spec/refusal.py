@@ -9,13 +9,23 @@ from enum import StrEnum
 from typing import Final
 
 from runner_spec.outcome import Fault, Outcome, Verdict
+from runner_spec.pod_status import one_line
 
 _TOO_MANY_REQUESTS: Final = 429
-_SERVER_ERROR: Final = 500
+_INTERNAL_ERROR: Final = 500
 _FORBIDDEN: Final = 403
+_CONFLICT: Final = 409
+_TOO_LARGE: Final = 413
+# Characters of the API server's words: a webhook may say what it wants, and it goes into the record twice.
+_WORDS: Final = 1000
 # Bad request, forbidden, unprocessable: by an admission plugin, policy or webhook, or by validation.
 _REFUSED: Final = frozenset({400, _FORBIDDEN, 422})
 _OVER_QUOTA: Final = re.compile(r"exceeded quota:")
+# The quota was written at the same moment, or is so new that nobody has counted yet what is used (the ResourceQuota
+# admission plugin): nothing was decided about the pod.
+_UNDECIDED: Final = re.compile(r"Operation cannot be fulfilled on |status unknown for quota:")
+# etcd's limits, 1.5 MiB of a request and 2 MiB of a message, come as an internal error.
+_TOO_LARGE_FOR_ETCD: Final = re.compile(r"etcdserver: request is too large|trying to send message larger than max")
 # What no description can change: the namespace, the rights of the worker, and names out of the operator's policy.
 _OPERATOR: Final = re.compile(
     r"because it is being terminated"
@@ -23,6 +33,7 @@ _OPERATOR: Final = re.compile(
     r"|no PriorityClass with name"
     r"|RuntimeClass \S+ not found"
     r"|failed quota: .* must specify"
+    r"|insufficient quota to match these scopes"
     r'|User "[^"]*" cannot create resource'
 )
 
@@ -41,7 +52,11 @@ class Answer(StrEnum):
 
 def read_answer(code: int, message: str) -> Answer:
     """Read the HTTP status (0: no answer) and the words of the API server."""
-    if code in (0, _TOO_MANY_REQUESTS) or code >= _SERVER_ERROR:
+    if code == _TOO_LARGE or (code == _INTERNAL_ERROR and _TOO_LARGE_FOR_ETCD.search(message)):
+        return Answer.REJECTED
+    if code in (0, _TOO_MANY_REQUESTS) or code >= _INTERNAL_ERROR:
+        return Answer.LATER
+    if code in {_CONFLICT, _FORBIDDEN} and _UNDECIDED.search(message):
         return Answer.LATER
     if code == _FORBIDDEN and _OVER_QUOTA.search(message):
         return Answer.FULL
@@ -60,5 +75,5 @@ def refusal_outcome(code: int, message: str) -> Outcome:
 
 
 def words_of(message: str) -> str:
-    """The API server's words without the pod's name in front, which says nothing to the job's owner."""
-    return _PREAMBLE.sub("", message, count=1)
+    """The API server's words in one line, without the pod's name in front, which says nothing to the job's owner."""
+    return one_line(_PREAMBLE.sub("", message, count=1), _WORDS)

@@ -109,7 +109,7 @@ def has_upload(job: EffectiveJob) -> bool:
 def grace_period(job: EffectiveJob, policy: Policy) -> int:
     """Seconds from the pod's deletion to its last SIGKILL: steps stopped, `after` run and stopped, upload.
 
-    No longer than this job can need: a service that ignores SIGTERM holds a canceled pod for all of it.
+    No longer than this job can need: a service that ignores SIGTERM holds every ending pod for all of it.
     """
     after = policy.after_budget + policy.grace if job.description.after else 0
     upload = policy.upload_budget if has_upload(job) else 0
@@ -153,6 +153,7 @@ def _annotations(job: EffectiveJob, policy: Policy, attempt: Attempt) -> dict[st
         ),
         anatomy.ANNOTATION_CACHE_SCOPE: job.cache_scope,
         anatomy.ANNOTATION_TIMEOUT: str(job.timeout),
+        anatomy.ANNOTATION_ARTIFACTS: str(len(description.artifacts)),
     }
     if job.keep:
         annotations[anatomy.ANNOTATION_KEEP] = str(job.keep)
@@ -312,7 +313,8 @@ def _runner(name: str, policy: Policy, variables: Mapping[str, str]) -> Manifest
     """What `checkout` and `upload` have in common: the runner's image, the identity token, a read-only root."""
     variables = dict(variables) | {
         "HOME": anatomy.HOME_PATH,
-        anatomy.ENV_GATEWAY: policy.gateway_url,
+        anatomy.ENV_GATEWAY: policy.gateway_address,
+        **({anatomy.ENV_GATEWAY_NAME: policy.gateway_name} if policy.gateway_name else {}),
         anatomy.ENV_TOKEN: f"{anatomy.TOKEN_PATH}/{anatomy.TOKEN_FILE}",
     }
     resources = policy.runner_resources

@@ -7,9 +7,12 @@ message. The shim writes `RunReport`, checkout `CheckoutReport`, upload `UploadR
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, TypeVar, cast
+from typing import Any, Final, TypeVar, cast
 
 from runner_spec.anatomy import TERMINATION_MESSAGE_LIMIT_BYTES
+
+# A report's durations lie between 0 and this, 31 years: sums of them stay finite, and JSON and clocks can hold them.
+SECONDS_LIMIT: Final = 1e9
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +95,7 @@ class ArtifactReport:
 
 @dataclass(frozen=True, slots=True)
 class UploadReport:
-    """What upload did. `reason` is `ok` or a stable word (`missing-artifact`, `gateway`, `artifact-quota`, `budget`, …)."""
+    """What upload did. `reason` is `ok` or a stable word (`missing-artifact`, `artifact-quota`, `gateway`, …)."""
 
     reason: str
     message: str = ""
@@ -113,7 +116,8 @@ def to_json(report: Report) -> str:
 def parse_report(kind: type[AnyReport], text: str | None) -> AnyReport | None:
     """Read a termination message; None when it is absent, foreign or damaged.
 
-    Whatever the text holds (a job may forge its own), this neither raises nor returns fields of a wrong type.
+    Whatever the text holds (a job may forge its own), this neither raises nor returns fields of a wrong type, or
+    durations that nothing can take.
     """
     try:
         data = json.loads(text or "")
@@ -138,7 +142,8 @@ def _text(data: Mapping[str, Any], name: str) -> str:
 
 
 def _seconds(data: Mapping[str, Any]) -> float:
-    return float(data.get("seconds", 0))
+    # In this order, which makes 0 of NaN.
+    return min(max(0.0, float(data.get("seconds", 0))), SECONDS_LIMIT)
 
 
 def _step(data: Mapping[str, Any]) -> StepReport:

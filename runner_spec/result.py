@@ -4,7 +4,6 @@ The verdict comes from the outcome; everything else is for display, some of it f
 `run` reports about itself can be forged by the job, so nothing here is believed beyond its type.
 """
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any, Final
@@ -120,7 +119,9 @@ def _timings(seen: Pod) -> dict[str, float]:
 
 
 def _seconds(container: Container) -> float | None:
-    return container.end.seconds if container.end is not None else None
+    """Not negative, should the node's clock have been set back meanwhile."""
+    seconds = container.end.seconds if container.end is not None else None
+    return None if seconds is None else max(0.0, seconds)
 
 
 def _stage(container: Container) -> dict[str, Any]:
@@ -134,14 +135,14 @@ def _stage(container: Container) -> dict[str, Any]:
 
 
 def _step(name: str, code: int, seconds: float, *, after: bool) -> dict[str, Any]:
-    return {"name": _text(name), "exit_code": _whole(code), "seconds": _finite(seconds), "after": after}
+    return {"name": _text(name), "exit_code": _whole(code), "seconds": _rounded(seconds), "after": after}
 
 
 def _artifact(artifact: ArtifactReport) -> dict[str, Any]:
     junit = None
     if artifact.junit is not None:
         junit = asdict(artifact.junit) | {
-            "seconds": _finite(artifact.junit.seconds),
+            "seconds": _rounded(artifact.junit.seconds),
             "failed": _texts(artifact.junit.failed),
         }
     return {
@@ -163,7 +164,7 @@ def _cache(cache: CacheReport) -> dict[str, Any]:
         "key": _text(cache.key),
         "result": _text(cache.result),
         "size": _whole(cache.size),
-        "seconds": _finite(cache.seconds),
+        "seconds": _rounded(cache.seconds),
         "message": _text(cache.message),
     }
 
@@ -176,9 +177,9 @@ def _texts(texts: Iterable[str]) -> list[str]:
     return [_text(text) for text in texts][:ITEMS_LIMIT]
 
 
-def _finite(seconds: float) -> float:
-    """JSON knows neither NaN nor infinity, and one in a result would make it unreadable for its producer."""
-    return round(seconds, 3) if math.isfinite(seconds) else 0.0
+def _rounded(seconds: float) -> float:
+    """Milliseconds; a report's durations are finite (`report`)."""
+    return round(seconds, 3)
 
 
 def _whole(number: int) -> int:

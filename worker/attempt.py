@@ -35,6 +35,7 @@ class Attempt:
     pod_name: str
     description: JobDescription | None = None
     phase: Phase = Phase.LAUNCHING
+    creation_waits: bool = False  # Kubernetes has refused to create the pod for now
     pod_uid: str = ""
     pod: Pod | None = None
     observation: Observation | None = None

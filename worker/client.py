@@ -8,7 +8,7 @@ import asyncio
 import re
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -200,7 +200,7 @@ class JobClient:
         job, state, ledger, results, stop, now = await _execute(pipeline)
         if not job.get(b"status"):
             raise UnknownJobError(job_id)
-        queue = job.get(b"origin", b"").decode("utf-8", "surrogateescape")
+        queue = _queue(job)
         pipeline = self.redis.pipeline(transaction=False)
         pipeline.lpos(f"rq:queue:{queue}", job_id)
         pipeline.zscore(f"rq:scheduled:{queue}", job_id)
@@ -265,18 +265,21 @@ class JobClient:
                 pipeline.lrange(f"rq:queue:{queue}", -limit, -1)
         replies = await _execute(pipeline)
         members = dict.fromkeys(member for found in replies[1::2] for member in found)
-        jobs = [job for job in await self._brief(members) if job.status in wanted]
+        brief = await self._brief(members)
+        jobs = [job for job_id, raw in brief.items() if (job := read_status(job_id, raw)).status in wanted]
         jobs.sort(key=lambda job: (job.created_at.timestamp() if job.created_at else 0.0, job.id), reverse=True)
-        return Listing(tuple(jobs[:limit]), max(sum(replies[0::2]), len(jobs)))
+        newest = jobs[:limit]
+        placed = await self._placed({job.id: brief[job.id] for job in newest if job.status in {"queued", "scheduled"}})
+        return Listing(tuple(placed.get(job.id, job) for job in newest), max(sum(replies[0::2]), len(jobs)))
 
     async def _queues(self) -> tuple[str, ...]:
         keys = await _reply(self.redis.smembers(QUEUES_KEY))
         return tuple(key.decode("utf-8", "surrogateescape").removeprefix("rq:queue:") for key in keys)
 
-    async def _brief(self, members: Iterable[bytes]) -> tuple[JobStatus, ...]:
-        """Job and state of each registry member; a member whose job has expired is left out."""
+    async def _brief(self, members: Iterable[bytes]) -> dict[str, RawStatus]:
+        """Job and state of each registry member, by id; a member whose job has expired is left out."""
         ids = tuple(dict.fromkeys(_registry_job_id(member) for member in members))
-        jobs = []
+        jobs = {}
         for start in range(0, len(ids), 500):  # 500 jobs a round trip: about 1 MB of replies
             chunk = ids[start : start + 500]
             pipeline = self.redis.pipeline(transaction=False)
@@ -287,8 +290,28 @@ class JobClient:
             replies = await _execute(pipeline)
             for job_id, job, state, ledger in zip(chunk, replies[0::3], replies[1::3], replies[2::3], strict=True):
                 if job.get(b"status"):
-                    jobs.append(read_status(job_id, RawStatus(job, state, ledger)))
-        return tuple(jobs)
+                    jobs[job_id] = RawStatus(job, state, ledger)
+        return jobs
+
+    async def _placed(self, jobs: Mapping[str, RawStatus]) -> dict[str, JobStatus]:
+        """Jobs that wait, with what `status` says of their waiting: place or time, and the workers' room."""
+        if not jobs:
+            return {}
+        pipeline = self.redis.pipeline(transaction=False)
+        for job_id, raw in jobs.items():
+            queue = _queue(raw.job)
+            pipeline.lpos(f"rq:queue:{queue}", job_id, rank=-1)  # from the tail, near which the newest are
+            pipeline.zscore(f"rq:scheduled:{queue}", job_id)
+        pipeline.time()
+        *places, now = await _execute(pipeline)
+        workers = await _reply(self.redis.zrangebyscore(wire.LEASES_KEY, now[0], "+inf"))
+        loads = await self._loads(workers)
+        placed = {}
+        for (job_id, raw), ahead, due in zip(jobs.items(), places[0::2], places[1::2], strict=True):
+            told = loads if raw.job[b"status"] == b"queued" else []
+            facts = replace(raw, ahead=ahead, scheduled_at=due, workers=len(workers), loads=told)
+            placed[job_id] = read_status(job_id, facts)
+        return placed
 
     async def cancel(self, job_id: str, *, by: str = "client") -> Cancellation:
         """Cancel a waiting job, or ask for the stop of a running one; `by` is kept as evidence.
@@ -330,6 +353,10 @@ async def _execute(pipeline: Any) -> Any:  # noqa: ANN401 - redis-py's own pipel
 async def _reply(reply: Any) -> Any:  # noqa: ANN401 - redis-py types its replies as `Awaitable[T] | T`
     with translated():
         return await reply
+
+
+def _queue(job: Mapping[bytes, bytes]) -> str:
+    return job.get(b"origin", b"").decode("utf-8", "surrogateescape")
 
 
 def _registries(statuses: Iterable[str]) -> list[str]:

@@ -22,6 +22,10 @@ from worker.queue import Action, Fail, Finish, JobQueue, Requeue, Settlement, St
 LAST_LINES: Final = 10
 LAST_LINES_S: Final = 10.0
 
+# A job without room goes to the front of its queue again, since its turn had come; but not for ever: those that ask for
+# more than the quota will ever give must not stand before those that fit.
+WAITS_AT_FRONT: Final = 5
+
 log = logging.getLogger(__name__)
 
 
@@ -105,7 +109,8 @@ class Ending:
     async def requeue(self, attempt: Attempt, delay: float, why: str) -> bool:
         """Give the job back to its queue: its namespace has no room for it now, in Kubernetes' words."""
         outcome = Outcome(Verdict.FAILED, Fault.PLATFORM, NO_ROOM, f"Kubernetes' quota is used up: {why}")
-        settlement = Settlement(attempt.claim, outcome, Requeue(delay, why, at_front=True))
+        waits = 0 if attempt.claim.wait is None else attempt.claim.wait.count
+        settlement = Settlement(attempt.claim, outcome, Requeue(delay, why, at_front=waits < WAITS_AT_FRONT))
         return await self._queue.settle(settlement)
 
     async def delete_pod(self, attempt: Attempt, *, grace_seconds: int | None = None) -> bool:

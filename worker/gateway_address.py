@@ -4,6 +4,9 @@ All containers of a pod share `/etc/hosts` and `/etc/resolv.conf`. Root inside a
 service's name is a line of the first. With a name in the pod, a job could so lead `checkout` and `upload`, their token
 and the credentials of its source, to a server of its own, which says yes to everything. So the worker looks the name
 up, in its own namespace, once. An address of https keeps its name: there the certificate proves who answers.
+
+The name goes with the address into the pod's variables, for the Host header: a gateway behind routing by name (an
+Ingress) is found by nothing else, and whoever answers at the address is who the worker has found there.
 """
 
 import asyncio
@@ -13,10 +16,17 @@ import socket
 from typing import Final
 from urllib.parse import urlsplit
 
+from runner_spec.policy import Policy
+
 log = logging.getLogger(__name__)
 
 RETRY_FIRST_S: Final = 1.0
 RETRY_MAX_S: Final = 30.0
+
+
+async def pinned(policy: Policy) -> Policy:
+    """The policy with the gateway's address beside its URL. Waits until the name is known."""
+    return policy.with_gateway_at(await pin(policy.gateway_url))
 
 
 async def pin(url: str) -> str:

@@ -53,12 +53,12 @@ class JobStatus:
     """A job at one moment.
 
     `status` is rq's word. `ahead` counts the jobs before it in its queue, None when it is not in the queue.
-    `workers` counts live workers, for a job in a queue those that serve it; of these, `capacity` is how many jobs they
-    may hold and `in_flight` how many they do (None when they do not say), and `no_room` what Kubernetes said to one of
-    them when a quota left no room for its pod. `rate_limit` is rq's, as text. `stage`, `why`, `pod`, `containers` and
-    `since` (Unix seconds) say what the newest attempt does now. `result` is that of the newest attempt that ended, or
-    empty. `error` is rq's own failure text. `waits_for` are the ids of unfinished dependencies' jobs; `scheduled_at`
-    is in Unix seconds.
+    `workers` counts live workers, for a job in a queue those that serve it, None when nobody asked; of these,
+    `capacity` is how many jobs they may hold and `in_flight` how many they do (None when they do not say), and
+    `no_room` what Kubernetes said to one of them when a quota left no room for its pod. `rate_limit` is rq's, as text.
+    `stage`, `why`, `pod`, `containers` and `since` (Unix seconds) say what the newest attempt does now. `result` is
+    that of the newest attempt that ended, or empty. `error` is rq's own failure text. `waits_for` are the ids of
+    unfinished dependencies' jobs; `scheduled_at` is in Unix seconds.
     """
 
     id: str
@@ -70,7 +70,7 @@ class JobStatus:
     started_at: datetime | None = None
     ended_at: datetime | None = None
     ahead: int | None = None
-    workers: int = 0
+    workers: int | None = None
     capacity: int | None = None
     in_flight: int | None = None
     no_room: str = ""
@@ -118,7 +118,7 @@ class RawStatus:
     ledger: RawHash = field(default_factory=dict)
     latest_result: RawHash = field(default_factory=dict)
     ahead: int | None = None
-    workers: int = 0
+    workers: int | None = None
     stop: bytes | None = None
     loads: Sequence[Sequence[bytes | None]] = ()
     scheduled_at: float | None = None

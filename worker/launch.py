@@ -1,6 +1,7 @@
 """From a claim to its pod: read the description, apply the policy, render, create."""
 
 import asyncio
+import json
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -25,6 +26,9 @@ log = logging.getLogger(__name__)
 # How long a creation is tried again before anybody is told; the job goes on waiting after that, and says for what.
 UNTOLD_S: Final = 2.0
 _CONFLICT: Final = 409
+_INTERNAL_ERROR: Final = 500
+# etcd takes 1.5 MiB, with what the API server adds and with the status that the kubelet will write.
+POD_LIMIT_BYTES: Final = 1024 * 1024
 BACKOFF_FIRST_S: Final = 1.0
 BACKOFF_MAX_S: Final = 30.0
 _EVIDENCE_PROBLEMS: Final = 50
@@ -78,6 +82,8 @@ class Launcher:
         # What leaves this house was checked against the policy, whatever the description said.
         if problems := check_pod(manifest, self._policy):
             raise RejectedError(_outside(problems))
+        if (size := len(json.dumps(manifest, ensure_ascii=False).encode("utf-8", "surrogatepass"))) > POD_LIMIT_BYTES:
+            raise RejectedError(_too_large(size))
         return Launch(description, manifest)
 
     def describe(self, claim: Claim) -> JobDescription | None:
@@ -104,13 +110,13 @@ class Launcher:
 
         Args:
             manifest: what to create.
-            waiting: told, for people, why there is no pod yet.
+            waiting: told, for people, why there is no pod yet; what it raises ends the waiting.
 
         Raises:
             RejectedError: the API server refuses this pod, with its words.
             QuotaExceededError: a ResourceQuota is used up.
             ApiError: a foreign pod has the name, or what the operator has to mend was not mended within the policy's
-                `pending_limit`: the platform's fault.
+                `pending_limit`, or as long an internal error was all there was: the platform's fault.
         """
         delay = BACKOFF_FIRST_S
         # What is the operator's to mend is so for every job: to fail them all would help nobody.
@@ -125,7 +131,8 @@ class Launcher:
                     raise QuotaExceededError(words) from error
                 if answer is Answer.REJECTED:
                     raise RejectedError(refusal_outcome(error.status, error.message)) from error
-                if answer is Answer.BROKEN and (error.status == _CONFLICT or time.monotonic() > patience):
+                ours_to_end = answer is Answer.BROKEN or error.status == _INTERNAL_ERROR
+                if ours_to_end and (error.status == _CONFLICT or time.monotonic() > patience):
                     raise
                 waiting(f"Kubernetes cannot create the pod now: {words}")
                 log.warning("pod not created yet: %s", error, extra={"action": "create_retry", "status": error.status})
@@ -147,6 +154,14 @@ def _outside(problems: Sequence[Problem]) -> Outcome:
     lines = [str(problem) for problem in problems[:_EVIDENCE_PROBLEMS]]
     summary = "The job's pod would be outside the operator's policy:\n" + "\n".join(lines)
     return _rejected("policy", summary, problems=lines, count=len(problems))
+
+
+def _too_large(size: int) -> Outcome:
+    message = (
+        f"The job's pod is too large for Kubernetes: {size} bytes, of at most {POD_LIMIT_BYTES}; its steps and "
+        "variables are part of it. Keep long scripts and data in the source, or in a Secret"
+    )
+    return _rejected("too-large", message, bytes=size)
 
 
 def _invalid(problems: Sequence[Problem]) -> Outcome:

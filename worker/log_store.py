@@ -44,14 +44,31 @@ _BEGINNING: Final = LogCursor()
 
 
 @dataclass(frozen=True, slots=True)
+class LogStarts:
+    """How far the logs of a container that is started again and again are read: each start has a log of its own.
+
+    `at` is the start that the entry's cursor is in (0: the first one). `ended`: its log was read to its end, or what
+    is missing of it is declared. `caught_up`: of the starts before this one nothing is left to be read or declared.
+    """
+
+    at: int = 0
+    ended: bool = False
+    caught_up: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class LogEntry:
-    """How far one container's log is stored; `complete` only when its very end was seen."""
+    """How far one container's log is stored; `complete` only when its very end was seen.
+
+    `starts` is None for a container that is not started again, and where a worker of an earlier version wrote last.
+    """
 
     size: int = 0
     pieces: tuple[int, ...] = ()
     complete: bool = False
     cursor: LogCursor = _BEGINNING
     gaps: tuple[LogGap, ...] = ()
+    starts: LogStarts | None = None
 
     @property
     def durable(self) -> int:
@@ -61,13 +78,15 @@ class LogEntry:
     def to_json(self) -> str:
         """Stable text: it is compared to tell whether somebody else wrote."""
         gaps = [asdict(gap) for gap in self.gaps]
-        data = {
+        data: dict[str, Any] = {
             "size": self.size,
             "pieces": self.pieces,
             "complete": self.complete,
             "cursor": self.cursor.as_list(),
             "gaps": gaps,
         }
+        if self.starts is not None:
+            data["starts"] = asdict(self.starts)
         return json.dumps(data, separators=(",", ":"))
 
     @classmethod
@@ -78,7 +97,8 @@ class LogEntry:
         data: dict[str, Any] = json.loads(text)
         gaps = tuple(LogGap(**gap) for gap in data["gaps"])
         cursor = LogCursor.from_list(data["cursor"])
-        return cls(data["size"], tuple(data["pieces"]), data["complete"], cursor, gaps)
+        starts = LogStarts(**data["starts"]) if "starts" in data else None
+        return cls(data["size"], tuple(data["pieces"]), data["complete"], cursor, gaps, starts)
 
     def grown(self, length: int, cursor: LogCursor) -> "LogEntry":
         """The entry after `length` more bytes."""

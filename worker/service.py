@@ -23,7 +23,7 @@ from runner_spec.document import load_document
 from runner_spec.policy import DEFAULT_POLICY, Policy, parse_policy
 from worker.cancellation import end_tasks
 from worker.capabilities import settle
-from worker.gateway_address import pin
+from worker.gateway_address import pinned
 from worker.health import HealthServer
 from worker.log_streams import LogKeeper
 from worker.metrics import WorkerMetrics
@@ -184,8 +184,7 @@ async def _settled(policy: Policy, api: KubernetesApi, name: str, leaving: async
     """The policy as cluster and network settle it; None: told to leave before they had answered."""
 
     async def ask() -> Policy:
-        found = await settle(policy, api, asker=name)
-        return found.model_copy(update={"gateway_url": await pin(found.gateway_url)})
+        return await pinned(await settle(policy, api, asker=name))
 
     asking = asyncio.create_task(ask(), name="settle the policy")
     told = asyncio.create_task(leaving.wait())

@@ -20,7 +20,7 @@ from typing import Any, Final
 
 from adapters.kubernetes_api import ApiError, KubernetesApi
 from runner_spec import wire
-from runner_spec.classify import classify, classify_deleted, only_services_remain
+from runner_spec.classify import classify, classify_deleted
 from runner_spec.outcome import Fault, Outcome, Running, Verdict, Waiting
 from runner_spec.policy import Policy
 from runner_spec.pull_words import keep_words
@@ -51,8 +51,6 @@ REDIS_PAUSE_S: Final = 1.0
 # While the namespace is full, how long until the next job is tried: the others would only be refused as well.
 QUOTA_PAUSE_S: Final = 1.0
 FINISH_RETRY_S: Final = 5.0
-# For services that are still there when all else has ended; the kubelet would give them the pod's whole grace period.
-SERVICES_GRACE_S: Final = 10
 
 
 class Supervisor:
@@ -200,7 +198,7 @@ class Supervisor:
             attempt.description = launch.description
             self.follow_logs(attempt)
             self._show(attempt, "waiting", "the pod is being created")
-            pod = await self._launcher.create(launch.manifest, lambda why: self._show(attempt, "waiting", why))
+            pod = await self._launcher.create(launch.manifest, lambda why: self._wait_for_creation(attempt, why))
         except RejectedError as error:
             self._end(attempt, error.outcome)
         except QuotaExceededError as error:
@@ -211,6 +209,13 @@ class Supervisor:
         else:
             self._no_room = ""
             self.observe(attempt, pod)
+
+    def _wait_for_creation(self, attempt: Attempt, why: str) -> None:
+        """Kubernetes does not create the pod now: a wait that may take hours, and that somebody may end."""
+        if attempt.stop:
+            raise RejectedError(_canceled(attempt.stop))
+        attempt.creation_waits = True
+        self._show(attempt, "waiting", why)
 
     async def _give_back(self, attempt: Attempt, why: str) -> None:
         """Back to the queue: the namespace has no room now. That is a wait, and costs none of the job's retries."""
@@ -279,8 +284,8 @@ class Supervisor:
         """Classify the pod as last seen, at this time."""
         assert attempt.pod is not None
         observation = classify(attempt.pod, time.time(), policy=self._policy, stop=attempt.stop)
-        if not attempt.deletion_sent and not isinstance(observation, Outcome):
-            self._hasten(attempt)
+        if attempt.stop and not attempt.deletion_sent and not isinstance(observation, Outcome):
+            self._end_early(attempt)
         if observation == attempt.observation:
             return
         attempt.observation = observation
@@ -291,17 +296,11 @@ class Supervisor:
         else:
             self._show(attempt, "waiting", observation.why)
 
-    def _hasten(self, attempt: Attempt) -> None:
-        """End a pod early that somebody asked to stop, or in which only services are left that ignore SIGTERM."""
+    def _end_early(self, attempt: Attempt) -> None:
+        """End the pod that somebody asked to stop."""
         assert attempt.pod is not None
-        if attempt.stop:
-            grace = None if has_started(attempt.pod) else 0
-        elif only_services_remain(attempt.pod):
-            grace = SERVICES_GRACE_S
-        else:
-            return
         attempt.deletion_sent = True
-        self.spawn(self._delete(attempt, grace_seconds=grace))
+        self.spawn(self._delete(attempt, grace_seconds=None if has_started(attempt.pod) else 0))
 
     async def _delete(self, attempt: Attempt, *, grace_seconds: int | None) -> None:
         """End a pod on request. Tried again here: a pod that runs may give no other occasion for hours."""
@@ -420,6 +419,10 @@ class Supervisor:
         attempt.stop = by
         if attempt.phase is Phase.FOLLOWING:
             self._judge(attempt)
+        elif attempt.phase is Phase.LAUNCHING and attempt.creation_waits and attempt.task is not None:
+            # Should the last request take effect all the same: a pod of an attempt that has ended is deleted.
+            attempt.task.cancel()
+            self._end(attempt, _canceled(by))
         elif attempt.phase is Phase.LAUNCHING:
             self._show(attempt, "canceling")
 

@@ -9,7 +9,7 @@ import logging
 from typing import Final
 
 from adapters.object_store import NotFound, ObjectStore, StoreError
-from runner_spec import storage
+from runner_spec import anatomy, storage
 from runner_spec.outcome import Fault, Outcome, Verdict
 from worker.attempt import Attempt
 
@@ -22,7 +22,7 @@ PATIENCE_S: Final = 300.0
 
 async def confirmed(attempt: Attempt, outcome: Outcome, store: ObjectStore) -> Outcome:
     """The outcome, or why a success is none: its manifest is not in the store, or nobody can tell."""
-    if outcome.verdict is not Verdict.SUCCEEDED or attempt.description is None or not attempt.description.artifacts:
+    if outcome.verdict is not Verdict.SUCCEEDED or not _has_artifacts(attempt):
         return outcome
     path = storage.manifest_path(attempt.claim.job_id, attempt.claim.attempt)
     try:
@@ -36,6 +36,20 @@ async def confirmed(attempt: Attempt, outcome: Outcome, store: ObjectStore) -> O
     except (TimeoutError, StoreError) as error:
         message = f"the object store does not say whether the artifacts are there: {error or 'no answer in time'}"
     return Outcome(Verdict.FAILED, Fault.PLATFORM, "upload-unconfirmed", message, evidence=outcome.evidence)
+
+
+def _has_artifacts(attempt: Attempt) -> bool:
+    """Whether there is, or may be, something to prove.
+
+    The pod itself says so: the description of an adopted job may be one that this worker, of another version, cannot
+    read. What neither of them says is taken for yes, but for a pod without `upload`.
+    """
+    description, pod = attempt.description, attempt.pod or {}
+    noted = pod.get("metadata", {}).get("annotations", {}).get(anatomy.ANNOTATION_ARTIFACTS)
+    if noted is None and description is None:
+        containers = pod.get("spec", {}).get("initContainers")
+        return containers is None or any(container["name"] == anatomy.UPLOAD for container in containers)
+    return noted not in {None, "0"} or bool(description is not None and description.artifacts)
 
 
 async def _exists(store: ObjectStore, path: str, attempt: Attempt) -> bool:

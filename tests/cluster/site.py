@@ -13,7 +13,7 @@ import subprocess
 import urllib.error
 import urllib.request
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -66,8 +66,11 @@ class Site:
     environment: Mapping[str, str] = field(default_factory=dict)  # the object store's endpoint and credentials
 
     @contextmanager
-    def worker(self, queue: str, **policy: Any) -> Iterator["WorkerProcess"]:
-        """`dynapod worker` on a queue of its own, with `POLICY` and what differs from it; ready in the block."""
+    def worker(self, queue: str, *, under: Sequence[str] = (), **policy: Any) -> Iterator["WorkerProcess"]:
+        """`dynapod worker` on a queue of its own, with `POLICY` and what differs from it; ready in the block.
+
+        `under` is a command that runs another one, given as its last arguments, in the same process.
+        """
         name = f"{queue}-{uuid.uuid4().hex[:6]}"
         health = free_port("127.0.0.1")
         path = self.folder / f"policy-{name}.json"
@@ -83,7 +86,8 @@ class Site:
         }
         environment = {**self.environment, **{f"DYNAPOD_{key}": value for key, value in settings.items()}}
         log = self.folder / f"worker-{name}.log"
-        with process(dynapod("worker"), log=log, ready=answers(health, "/readyz"), environment=environment) as running:
+        command = [*under, *dynapod("worker")]
+        with process(command, log=log, ready=answers(health, "/readyz"), environment=environment) as running:
             yield WorkerProcess(self, queue, running, health, log)
 
     @asynccontextmanager

@@ -9,19 +9,24 @@ import hashlib
 import io
 import logging
 import re
+import subprocess
 import tarfile
 import time
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
 from runner_spec import storage
 from runner_spec.transfer import CACHES_PATH
+from tests.cluster import images
 from tests.cluster.rendezvous import rendezvous
+from tests.cluster.servers import git_daemon
 from tests.cluster.site import Ended, Site, WorkerProcess, job
 from tests.cluster.test_identity import ask, mint, pod_of
+from tests.runner.git_server import new_repository
 
 pytestmark = pytest.mark.cluster
 
@@ -35,6 +40,9 @@ ONE_READ = 4 * 1024**2  # what the worker may have read when it finds that the l
 GIBIBYTE = 1024**3
 # Of the worker's process, over all jobs of this file: as many bytes would be a log that it keeps.
 WORKER_MEMORY_KIB = 200 * 1024
+GATEWAY_NAME = "gateway.test"
+# Runs a command with a hosts file of its own, which nobody else sees: the first argument, before the command.
+OWN_HOSTS = ("unshare", "--map-root-user", "--mount", "sh", "-c", 'mount --bind "$0" /etc/hosts && exec "$@"')
 WALLS = {1, 2, 3, 4, 5, 6, 7, 8, 13, 19, 21, 22}
 
 Jobs = dict[str, Coroutine[Any, Any, Any]]
@@ -44,18 +52,22 @@ def script(name: str) -> str:
     return (SCRIPTS / name).read_text()
 
 
-def test_misbehaving_jobs_are_contained_and_the_job_beside_them_is_unharmed(site: Site) -> None:
+def test_misbehaving_jobs_are_contained_and_the_job_beside_them_is_unharmed(site: Site, tmp_path: Path) -> None:
+    new_repository(tmp_path / "app")
+
     async def test() -> None:
-        policy = {"default_resources": TINY, "max_log_bytes": LOG_LIMIT, "upload_budget": "60s"}
+        policy: dict[str, Any] = {"default_resources": TINY, "max_log_bytes": LOG_LIMIT, "upload_budget": "60s"}
         with (
             site.worker("rooted", user_namespaces=True, **policy) as rooted,
             site.worker("user", user_namespaces=False, **policy) as user,
             site.worker("good") as good,
+            git_daemon(tmp_path, site.host) as repositories,
         ):
             jobs: Jobs = {"neighbour": unharmed(good)}
             for place, worker in (("root inside", rooted), ("uid 1000", user)):
                 jobs |= {f"walls, {place}": walls(worker), f"forge, {place}": forged(worker)}
                 jobs[f"clutter, {place}"] = cluttered(worker)
+                jobs[f"plant, {place}"] = planted(worker, f"{repositories}/app")
             jobs |= {"fork": forked(user), "disk": filled_disk(rooted), "memory": filled_memory(user)}
             jobs |= {"log": flooded(rooted), "daemon": daemons(rooted), "hide": hidden(user), "stop": stopped(user)}
             jobs["archive"] = hostile_archive(rooted)
@@ -64,6 +76,25 @@ def test_misbehaving_jobs_are_contained_and_the_job_beside_them_is_unharmed(site
             for worker in (rooted, user):
                 assert worker.process.poll() is None
                 assert peak_memory_kib(worker) < WORKER_MEMORY_KIB
+
+    asyncio.run(test())
+
+
+def test_a_job_that_takes_the_gateways_name_for_itself_gets_neither_tokens_nor_artifacts(
+    site: Site, tmp_path: Path
+) -> None:
+    """27: the worker was given the gateway by name, which only it can look up: its pods have the number."""
+    hosts = tmp_path / "hosts"
+    hosts.write_text(f"127.0.0.1 localhost\n{site.host} {GATEWAY_NAME}\n")
+    under = [*OWN_HOSTS, str(hosts)]
+    if (tried := subprocess.run([*under, "true"], capture_output=True, text=True, check=False, timeout=30)).returncode:
+        pytest.skip(f"a hosts file of its own cannot be given to a process here: {tried.stderr.strip()}")
+    port = str(urlsplit(site.gateway_url).port)
+    url = f"http://{GATEWAY_NAME}:{port}"
+
+    async def test() -> None:
+        with site.worker("named", under=under, user_namespaces=True, gateway_url=url) as worker:
+            await renamed(worker, {"NAME": GATEWAY_NAME, "PORT": port})
 
     asyncio.run(test())
 
@@ -164,6 +195,52 @@ async def hidden(worker: WorkerProcess) -> None:
     assert (ended.verdict, ended.reason, ended.status.result["fault"]) == ("failed", "run-failed", "job"), ended
     assert "a process of the job wrote or removed its exit code" in message(ended)
     assert await stored(worker.site, ended) == {}
+
+
+async def planted(worker: WorkerProcess, repository: str) -> None:
+    """26: the workspace is read-only for services, whenever they try."""
+    service = {
+        "name": "planter",
+        "image": images.SERVICES,
+        "command": ["sh", "-c", script("plant.sh")],
+        "resources": TINY,
+        "ready": {"command": ["test", "-e", "/tmp/tried"], "timeout": "60s"},
+    }
+    look = "cat README; git config --local --list; ls -A . .git; test ! -e obeyed"
+    ended = await run(worker, look, name="plant", source={"git": repository}, services=[service])
+    said = text(ended, "planter")
+    assert (ended.verdict, ended.reason) == ("succeeded", "ok"), (ended, said)
+    assert "ESCAPED" not in said
+    assert said.count(": contained: ") == 5, said
+    for what in ("mkdir", "ln"):
+        assert re.search(f"^26 {what} .*: contained: .*Read-only file system", said, re.MULTILINE), said
+    assert b"hello" in ended.output
+    assert not re.search("fsmonitor|hookspath", text(ended), re.IGNORECASE), text(ended)
+
+
+async def renamed(worker: WorkerProcess, gateway: dict[str, str]) -> None:
+    """27: checkout asks for a cache and upload sends one, with artifacts, while the name leads to the impostor."""
+    service = {
+        "name": "impostor",
+        "image": images.JOB,
+        "command": ["python3", "-c", script("impostor.py")],
+        "env": gateway,
+        "ready": {"command": ["test", "-e", "/tmp/ready"], "timeout": "60s"},
+    }
+    files: dict[str, Any] = {
+        "artifacts": [{"name": "dist", "paths": ["dist/*"]}],
+        "cache": [{"key": "renamed", "paths": ["cached"]}],
+    }
+    ended = await run(worker, script("rename.sh"), name="rename", env=gateway, services=[service], **files)
+    said = text(ended, "impostor")
+    assert (ended.verdict, ended.reason) == ("succeeded", "ok"), (ended, said)
+    for path in ("/etc/hosts", "/etc/resolv.conf"):
+        assert f"27 {path}: written" in text(ended)
+        assert f"27 {path}: written" in said
+    assert '27 the name leads to {"impostor": true}' in text(ended)
+    assert re.findall("^27 asked: .*", said, re.MULTILINE) == ["27 asked: GET /probe without a token"]
+    assert await stored(worker.site, ended) == {"dist/dist/made": 5}
+    assert [cache["result"] for cache in ended.status.result["caches"]] == ["miss", "saved"]
 
 
 async def cluttered(worker: WorkerProcess) -> None:

@@ -178,3 +178,15 @@ def test_a_service_that_crashes_while_the_steps_run_is_named_in_their_failure(si
     told = {entry["name"]: entry for entry in result["services"]}
     assert told["db"]["lines"][-1] == "FATAL: no password for lavender"
     assert (told["web"]["reason"], told["web"]["exit_code"]) == ("oom", 137)
+
+
+def test_a_service_that_ignores_being_told_to_end_delays_the_end_and_does_not_change_it(site: Site) -> None:
+    """A kubelet that ends a pod by itself gives it the whole grace period, and no shorter one that comes later."""
+    deaf = service("db", "trap '' TERM; while :; do sleep 1; done")
+
+    async def test() -> Ended:
+        with site.worker("deaf-service", grace="15s", node_loss_grace="1s") as worker:
+            return await worker.run(job("true", services=[deaf]))
+
+    ended = asyncio.run(test())
+    assert (ended.verdict, len(ended.status.attempts)) == ("succeeded", 1), ended.status.result

@@ -59,7 +59,8 @@ def test_a_job_without_quota_goes_back_to_the_queue_and_never_fails(tmp_path: Pa
             waiting = await until(here, first, lambda status: status.status == "scheduled" and status.attempt >= 2)
             words = "exceeded quota: none, requested: pods=1, used: pods=0, limited: pods=0"
             assert f"waiting for room: Kubernetes' quota is used up: {words}; next try at " in why_it_waits(waiting)
-            assert [record.result["reason"] for record in waiting.attempts] == ["quota"] * len(waiting.attempts)
+            (waited,) = waiting.attempts
+            assert (waited.result["reason"], waited.waits) == ("quota", waited.number)
             assert waiting.no_room == ""  # known of jobs in the queue only: this one has been told itself
             asked = door.asked
             door.refusal = None
@@ -130,5 +131,33 @@ def test_a_webhook_that_is_away_is_waited_for(tmp_path: Path, redis_url: str) ->
             door.refusal = None
             status = await here.client.wait(job_id, interval=0.05)
             assert (status.result["verdict"], len(status.attempts)) == ("succeeded", 1)
+
+    asyncio.run(test())
+
+
+@pytest.mark.parametrize("refusal", ["no-service-account", "webhook-away"])
+def test_a_job_whose_pod_is_not_created_can_be_canceled(refusal: str, tmp_path: Path, redis_url: str) -> None:
+    async def test() -> None:
+        door = Door(refusal)
+        async with site(redis_url, tmp_path, faults=door.plan()) as here, here.worker():
+            job_id = await here.client.submit(job("true"))
+            await until(here, job_id, lambda status: "Kubernetes cannot create the pod now" in why_it_waits(status))
+            await here.client.cancel(job_id, by="the test")
+            ended = await here.client.wait(job_id, interval=0.05)
+            assert (ended.result["verdict"], ended.result["fault"]) == ("canceled", "user")
+            door.refusal = None
+            other = await here.client.wait(await here.client.submit(job("true")), interval=0.05)
+            assert other.result["verdict"] == "succeeded"
+
+    asyncio.run(test())
+
+
+def test_a_job_that_is_too_large_for_kubernetes_is_refused_with_its_size(tmp_path: Path, redis_url: str) -> None:
+    async def test() -> None:
+        async with site(redis_url, tmp_path) as here, here.worker():
+            env = {f"LONG_{number}": "x" * 100_000 for number in range(16)}
+            status = await here.client.wait(await here.client.submit(job("true", env=env)), interval=0.05)
+            assert (status.result["verdict"], status.result["reason"]) == ("rejected", "too-large")
+            assert "of at most 1048576" in status.result["message"]
 
     asyncio.run(test())

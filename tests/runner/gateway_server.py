@@ -27,6 +27,7 @@ class GatewayServer(ThreadingHTTPServer):
         self.lock = threading.Lock()
         self.requests: list[str] = []  # "METHOD path"
         self.tokens: list[str] = []
+        self.hosts: list[list[str]] = []  # of each request, its Host headers
         self.faults: list[tuple[str, int]] = []  # (prefix of "METHOD path", status): the first that fits is used up
         self.always: list[tuple[str, int]] = []  # the same, never used up; status 0 hangs up, -1 hangs up mid-body
         self.masks: list[bytes] = []
@@ -133,6 +134,7 @@ class _Handler(BaseHTTPRequestHandler):
         line = f"{self.command} {path}"
         self.server.requests.append(line)
         self.server.tokens.append(self.headers.get("Authorization", ""))
+        self.server.hosts.append(self.headers.get_all("Host", []))
         status = self.server.fault(line)
         if status is None:
             return path

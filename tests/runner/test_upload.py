@@ -42,6 +42,20 @@ def test_artifacts_are_stored_with_digests_and_listed_in_the_manifest(pod: Pod, 
     assert set(gateway.tokens) == {"Bearer the-token"}
 
 
+@pytest.mark.parametrize("name", ["gateway.example:8080", ""])
+def test_a_gateway_that_is_reached_by_its_address_is_called_by_its_name(
+    pod: Pod, gateway: GatewayServer, name: str
+) -> None:
+    """Routing by name (an Ingress) has nothing but the Host header to go by; HTTP allows one only."""
+    pod.variables["DYNAPOD_GATEWAY_NAME"] = name
+    pod.write({"a": "1"})
+    pod.plan(artifacts=(ArtifactPlan("a", ("a",)),), caches=(CachePlan("k", ("a",)),))
+    assert pod.upload().code == 0
+    assert {request.split()[0] for request in gateway.requests} == {"HEAD", "PUT"}
+    address = gateway.url.removeprefix("http://")
+    assert gateway.hosts == [[name or address]] * len(gateway.requests)
+
+
 @pytest.mark.parametrize(
     ("exit_code", "expected"),
     [

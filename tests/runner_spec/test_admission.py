@@ -231,6 +231,12 @@ def test_every_field_of_the_policy_is_documented() -> None:
         ({"default_timeout": "7h"}, "", "the default exceeds the cap: timeout"),
         ({"max_resources": {"cpu": "500m"}}, "", "resources.cpu"),
         ({"gateway_url": "gateway"}, "gateway_url", "no HTTP URL"),
+        ({"gateway_url": "http://me@gateway:80"}, "gateway_url", "user name"),
+        ({"gateway_url": "http://a..b/"}, "gateway_url", "no host's name"),
+        ({"gateway_url": f"http://{'a' * 64}.example/"}, "gateway_url", "no host's name"),
+        ({"gateway_url": "http://g\u00e4teway"}, "gateway_url", "xn--"),
+        ({"gateway_address": "http://10.0.0.7"}, "gateway_address", ""),
+        ({"_gateway_address": "http://10.0.0.7"}, "_gateway_address", ""),
         ({"namespace": "A"}, "namespace", "no namespace"),
         ({"platform_retries": -1}, "platform_retries", "0 or more"),
         ({"platform_backoff": []}, "platform_backoff", "at least 1"),
@@ -264,6 +270,23 @@ def test_local_runs_have_no_user_namespace() -> None:
 
 def test_the_gateways_url_loses_its_final_slash() -> None:
     assert parse_policy({"gateway_url": "http://gateway:80/base/"}).gateway_url == "http://gateway:80/base"
+
+
+@pytest.mark.parametrize(
+    "url", ["http://gateway.jobs.svc.:8080", "http://my_gateway", "http://[fd00::1]:80", f"http://{'a' * 63}.example"]
+)
+def test_a_gateways_name_may_be_any_that_can_be_looked_up(url: str) -> None:
+    assert parse_policy({"gateway_url": url}).gateway_url == url
+
+
+def test_a_gateway_has_a_name_beside_its_address_only_where_that_has_taken_its_place() -> None:
+    policy = parse_policy({"gateway_url": "http://gateway:8080/base"})
+    assert (policy.gateway_address, policy.gateway_name) == ("http://gateway:8080/base", "")
+    same = policy.with_gateway_at("http://gateway:8080/base")
+    assert (same.gateway_address, same.gateway_name) == ("http://gateway:8080/base", "")
+    found = policy.with_gateway_at("http://10.0.0.7:8080/base").resolved(user_namespaces=True)
+    assert (found.gateway_address, found.gateway_name) == ("http://10.0.0.7:8080/base", "gateway:8080")
+    assert (found.gateway_url, policy.gateway_name) == ("http://gateway:8080/base", "")
 
 
 @pytest.mark.parametrize("field", ["initContainers", "containers"])

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runner_spec.classify import classify, classify_deleted, only_services_remain
+from runner_spec.classify import classify, classify_deleted
 from runner_spec.outcome import Fault, Observation, Outcome, Running, Verdict, Waiting
 from runner_spec.report import CheckoutReport, RunReport, StepReport, UploadReport, to_json
 from tests.runner_spec import pods
@@ -628,26 +628,6 @@ def test_a_vanished_pod_is_explained_by_its_last_status() -> None:
     assert classify_deleted(preempted).reason == "preempted"
     assert classify_deleted(pods.over(3)).reason == "exit"
     assert classify_deleted(pods.deleted(pods.ends(pods.running(), "run", 3, 12, 40), 42)).reason == "exit"
-
-
-# -- services that are slow to stop
-
-
-def test_only_services_remain_after_run_and_upload_have_ended() -> None:
-    pod = pods.running()
-    assert not only_services_remain(pod)
-    pods.ends(pod, "run", 0, 12, 40)
-    assert not only_services_remain(pod)
-    pods.ends(pod, "upload", 0, 11, 45)
-    assert only_services_remain(pod)
-    pods.ends(pod, "db", 137, 2, 60)
-    assert not only_services_remain(pod)
-
-
-def test_only_services_remain_after_a_failed_checkout() -> None:
-    pod = pods.runs(pods.bound(pods.new_pod()), "db", 2)
-    assert not only_services_remain(pod)
-    assert only_services_remain(pods.ends(pod, "checkout", 1, 3, 5))
 
 
 def test_a_shim_that_failed_itself_is_the_platforms_fault() -> None:

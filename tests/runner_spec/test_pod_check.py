@@ -361,6 +361,10 @@ BROKEN: dict[str, tuple[str, Change]] = {
         'metadata.annotations["dynapod.dev/keep"]',
         lambda pod: pod["metadata"]["annotations"].update({anatomy.ANNOTATION_KEEP: "3601"}),
     ),
+    "artifacts that are no number": (
+        'metadata.annotations["dynapod.dev/artifacts"]',
+        lambda pod: pod["metadata"]["annotations"].update({anatomy.ANNOTATION_ARTIFACTS: "-1"}),
+    ),
     "large annotations": (
         "metadata.annotations",
         lambda pod: pod["metadata"]["annotations"].update({anatomy.ANNOTATION_JOB: "x" * 262_144}),
@@ -747,6 +751,15 @@ def test_a_broken_pod_is_caught_where_it_is_broken(path: str, change: Change) ->
     assert check_pod(pod, policy) == []
     change(pod)
     assert path in [problem.path for problem in check_pod(pod, policy)]
+
+
+def test_the_gateways_name_is_the_policys() -> None:
+    policy = parse_policy({"gateway_url": "http://gateway:8080"}).with_gateway_at("http://10.0.0.7:8080")
+    pod = rendered(least(), policy)
+    assert check_pod(pod, policy) == []
+    (place,) = (i for i, found in enumerate(checkout(pod)["env"]) if found["name"] == anatomy.ENV_GATEWAY_NAME)
+    checkout(pod)["env"][place]["value"] = "evil:8080"
+    assert [problem.path for problem in check_pod(pod, policy)] == [f"spec.initContainers[0].env[{place}].value"]
 
 
 def test_root_inside_needs_its_user_namespace() -> None:

@@ -322,6 +322,24 @@ def test_run_sees_no_token_and_no_secret_file_and_cannot_change_its_shim() -> No
     assert pod["spec"]["automountServiceAccountToken"] is False
 
 
+def test_a_gateway_by_its_address_comes_with_its_name_for_those_who_talk_to_it() -> None:
+    policy = parse_policy(OPEN | {"gateway_url": "http://gateway:8080"})
+    named = {name: variables(container) for name, container in containers(rendered(whole(), policy)).items()}
+    assert not any(anatomy.ENV_GATEWAY_NAME in found for found in named.values())
+    pod = rendered(whole(), policy.with_gateway_at("http://10.0.0.7:8080"))
+    pinned = {name: variables(container) for name, container in containers(pod).items()}
+    for name in ("checkout", "upload"):
+        address = {anatomy.ENV_GATEWAY: "http://10.0.0.7:8080", anatomy.ENV_GATEWAY_NAME: "gateway:8080"}
+        assert pinned[name] == named[name] | address
+    assert (pinned["run"], pinned["db"]) == (named["run"], named["db"])
+
+
+def test_a_pod_says_how_many_artifacts_it_has() -> None:
+    artifacts = [{"name": name, "paths": ["x"]} for name in ("a", "b")]
+    for data, number in ((least(), "0"), (least(artifacts=artifacts), "2")):
+        assert rendered(data)["metadata"]["annotations"][anatomy.ANNOTATION_ARTIFACTS] == number
+
+
 def test_a_service_sees_the_workspace_alone_and_cannot_write_to_it() -> None:
     service = containers(rendered(whole()))["db"]
     assert mounts(service) == {"/workspace": True}  # read-only

@@ -3,9 +3,11 @@ import json
 from hypothesis import given
 from hypothesis import strategies as st
 
+from runner_spec import anatomy
 from runner_spec.classify import classify
 from runner_spec.outcome import Fault, Outcome, Verdict
 from runner_spec.report import (
+    SECONDS_LIMIT,
     ArtifactReport,
     CacheReport,
     CheckoutReport,
@@ -16,8 +18,16 @@ from runner_spec.report import (
     UploadReport,
     to_json,
 )
-from runner_spec.result import job_result, suspects, with_last_words
+from runner_spec.result import (
+    FILES_LIMIT,
+    LAST_WORD_CHARACTERS,
+    TEXT_CHARACTERS,
+    job_result,
+    suspects,
+    with_last_words,
+)
 from tests.runner_spec import pods
+from tests.runner_spec.descriptions import whole
 from tests.runner_spec.pods import Json
 
 SUCCEEDED = Outcome(Verdict.SUCCEEDED, Fault.NONE, "ok", "all steps succeeded", 0)
@@ -113,6 +123,65 @@ def test_the_message_has_the_last_line_of_the_service_that_it_is_about() -> None
     assert with_last_words(other, {"db": ["x"]}) == other
 
 
+def two_services() -> Json:
+    """`db` restarted before the failure, `cache` ended with the pod."""
+    service = {"name": "cache", "image": "redis", "ready": {"tcp": 6379}}
+    pod = pods.bound(pods.new_pod({**whole(), "services": [*whole()["services"], service]}))
+    pods.ends(pod, "cache", 143, 2, 12)
+    pods.restarted(pods.ends(pod, "db", 143, 2, 12), "db", 1, pods.terminated(7, 2, 5))
+    pods.ends(pod, "checkout", 1, 3, 10)
+    pod["status"]["phase"] = "Failed"
+    return pod
+
+
+def test_suspects_are_the_service_that_the_failure_is_about_and_then_those_that_crashed() -> None:
+    assert suspects(failed_for_a_service("cache"), two_services()) == ("cache", "db")
+    assert suspects(failed_for_a_service("db"), two_services()) == ("db",)
+    other = Outcome(Verdict.FAILED, Fault.JOB, "ref-not-found", "service cache is not what this is about", 1)
+    assert suspects(other, two_services()) == ("db",)
+
+
+def test_services_are_told_in_the_order_of_the_pod_and_no_other_is() -> None:
+    words = {"cache": ["full"], "stranger": ["hello"], "db": ["x" * 1000]}
+    told = job_result(failed_for_a_service("cache"), 1, two_services(), words)["services"]
+    assert [(service["name"], service["crashed"], service["exit_code"]) for service in told] == [
+        ("db", True, 7),
+        ("cache", False, None),
+    ]
+    assert len(told[0]["lines"][0]) == TEXT_CHARACTERS
+
+
+def test_the_last_words_of_several_services_are_told_and_shortened() -> None:
+    outcome = with_last_words(failed_for_a_service(), {"db": ["x" * 1000], "mute": [], "cache": ["full"]})
+    said = outcome.message.removeprefix(failed_for_a_service().message)
+    assert said == f"; last line of db: {'x' * (LAST_WORD_CHARACTERS - 1)}…; of cache: full"
+
+
+def test_a_message_longer_than_the_kubelet_keeps_is_not_read() -> None:
+    report = to_json(RunReport("ok", (StepReport("test", 0, 1.0),)))
+    limit = anatomy.TERMINATION_MESSAGE_LIMIT_BYTES
+    assert job_result(SUCCEEDED, 1, pods.over(message=report.ljust(limit)))["steps"]
+    assert job_result(SUCCEEDED, 1, pods.over(message=report.ljust(limit + 1)))["steps"] == []
+
+
+def test_of_an_artifacts_files_the_first_are_named_and_all_are_counted() -> None:
+    files = tuple(FileReport(f"f{number}", 1, "ab") for number in range(FILES_LIMIT + 5))
+    report = UploadReport("ok", artifacts=(ArtifactReport("many", "uploaded", len(files), len(files), files),))
+    pod = pods.over()
+    pods.ends(pod, "upload", 0, 11, 45, message=to_json(report))
+    (artifact,) = job_result(SUCCEEDED, 1, pod)["artifacts"]
+    assert (artifact["count"], [file["path"] for file in artifact["files"]]) == (
+        FILES_LIMIT + 5,
+        [f"f{number}" for number in range(FILES_LIMIT)],
+    )
+
+
+def test_clocks_that_disagree_make_no_negative_times() -> None:
+    pod = pods.over()
+    pod["metadata"]["creationTimestamp"] = pods.at(5)  # the API server's clock; the rest is the node's
+    assert job_result(SUCCEEDED, 1, pod)["timings"]["waiting"] == 0.0
+
+
 FORGED = st.one_of(
     st.text(st.characters(), max_size=50),
     st.sampled_from(
@@ -151,3 +220,18 @@ def test_a_forged_report_changes_no_verdict_and_breaks_no_json(message: str) -> 
 )
 def test_junk_makes_no_exception(pod: object) -> None:
     assert job_result(SUCCEEDED, 1, pod if isinstance(pod, dict) else {})["verdict"] == "succeeded"
+
+
+def test_a_forged_time_is_no_longer_than_a_job_can_be() -> None:
+    steps = ",".join(f'{{"name": "a", "exit": 0, "seconds": {seconds}}}' for seconds in ("1e308", "-5", "NaN", "1e999"))
+    pod = pods.over(message=f'{{"reason": "ok", "steps": [{steps}]}}')
+    seconds = [step["seconds"] for step in job_result(SUCCEEDED, 1, pod)["steps"]]
+    assert seconds == [SECONDS_LIMIT, 0.0, 0.0, SECONDS_LIMIT]
+
+
+def test_a_container_that_ended_before_it_started_took_no_time() -> None:
+    pod = pods.over()
+    pods.ends(pod, "run", 0, 40, 12)
+    result = job_result(SUCCEEDED, 1, pod)
+    assert result["timings"]["run"] == 0.0
+    assert {stage["name"]: stage["seconds"] for stage in result["stages"]}["run"] == 0.0

@@ -114,6 +114,30 @@ def test_a_queued_job_knows_its_place_and_whether_anybody_serves_it() -> None:
     play(scenario)
 
 
+def test_the_list_knows_of_waiting_jobs_what_their_own_status_says() -> None:
+    async def scenario(client: JobClient, connections: Connections) -> None:
+        jobs = [await client.submit(DESCRIPTION, queue=queue) for queue in ("jobs", "jobs", "jobs", "idle")]
+        put_job(connections, "j", "started")
+        connections.sync.zadd("rq:wip:jobs", {"j": 1})
+        assert {job.workers for job in (await client.list(statuses=["queued"])).jobs} == {0}
+        connections.sync.zadd(wire.LEASES_KEY, {"alive": 4e9, "dead": 1.0})
+        load = {"queues": "jobs", wire.FIELD_CAPACITY: "5", wire.FIELD_IN_FLIGHT: "5", wire.FIELD_NO_ROOM: "quota"}
+        connections.sync.hset("rq:worker:alive", mapping=load)  # type: ignore[arg-type]  # invariant in redis-py
+        listed = {job.id: job for job in (await client.list()).jobs}
+        assert [(listed[job].ahead, listed[job].workers) for job in jobs] == [(0, 1), (1, 1), (2, 1), (0, 0)]
+        for job in jobs:
+            assert listed[job] == await client.status(job)
+        assert listed["j"].workers is None  # nobody asked
+        put_job(connections, "later", "scheduled")
+        connections.sync.zadd("rq:scheduled:jobs", {"later": 1800000000.0})
+        (later,) = (await client.list(statuses=["scheduled"])).jobs
+        assert (later.scheduled_at, later) == (1800000000.0, await client.status("later"))
+        newest = {job.id: job.ahead for job in (await client.list(limit=1, queues=["jobs"])).jobs}
+        assert newest == {jobs[2]: 2}
+
+    play(scenario)
+
+
 def test_a_status_gathers_everything_that_is_known() -> None:
     async def scenario(client: JobClient, connections: Connections) -> None:
         put_job(connections, "j", "started", worker_name="w")
@@ -124,6 +148,46 @@ def test_a_status_gathers_everything_that_is_known() -> None:
         status = await client.status("j")
         assert (status.stage, status.attempt, status.stop_requested_by, status.worker) == ("run", 2, "me", "w")
         assert status.attempts[0].result == outcome
+
+    play(scenario)
+
+
+def test_why_a_job_waits_and_how_often_it_did_is_loaded_with_it() -> None:
+    async def scenario(client: JobClient, connections: Connections) -> None:
+        put_job(connections, "j", "started")
+        connections.sync.zadd("rq:wip:jobs", {"j": 1})
+        state = {"attempt": 8, "stage": "waiting", "why": "0/3 nodes have room", "since": 1800000000.5}
+        connections.sync.hset(wire.state_key("j"), mapping=state)  # type: ignore[arg-type]  # numbers, too
+        entry = {"outcome": {"reason": "quota"}, "wait": {"attempt": 7, "count": 6, "since": 1799999000.0}}
+        connections.sync.hset(wire.attempts_key("j"), "7", json.dumps(entry))
+        for status in (await client.status("j"), (await client.list()).jobs[0]):
+            assert (status.stage, status.why, status.since) == ("waiting", "0/3 nodes have room", 1800000000.5)
+            (record,) = status.attempts
+            assert (record.number, record.waits, record.waiting_since) == (7, 6, 1799999000.0)
+
+    play(scenario)
+
+
+def test_a_scheduled_job_knows_its_time() -> None:
+    async def scenario(client: JobClient, connections: Connections) -> None:
+        put_job(connections, "j", "scheduled")
+        assert (await client.status("j")).scheduled_at is None
+        connections.sync.zadd("rq:scheduled:jobs", {"j": 1800000000.0})
+        assert (await client.status("j")).scheduled_at == 1800000000.0
+
+    play(scenario)
+
+
+def test_what_has_no_status_is_no_job() -> None:
+    """Fields of a job that was deleted while somebody wrote to it: rq does not take them for one, either."""
+
+    async def scenario(client: JobClient, connections: Connections) -> None:
+        connections.sync.hset("rq:job:j", mapping={"dynapod_attempt": 3, "origin": "jobs"})
+        connections.sync.sadd("rq:queues", "rq:queue:jobs")
+        connections.sync.rpush("rq:queue:jobs", "j")
+        with pytest.raises(UnknownJobError, match="'j'"):
+            await client.status("j")
+        assert (await client.list()).jobs == ()
 
     play(scenario)
 

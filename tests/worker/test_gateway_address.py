@@ -7,8 +7,9 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from runner_spec.policy import parse_policy
 from worker import gateway_address
-from worker.gateway_address import pin
+from worker.gateway_address import pin, pinned
 
 
 @pytest.mark.parametrize(
@@ -36,3 +37,14 @@ def test_an_unknown_name_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gateway_address, "_look_up", look_up)
     monkeypatch.setattr(gateway_address, "RETRY_FIRST_S", 0.0)
     assert asyncio.run(pin("http://gateway:8080")) == "http://10.0.0.7:8080"
+
+
+def test_jobs_are_given_the_address_and_the_name_stays_known() -> None:
+    policy = asyncio.run(pinned(parse_policy({"gateway_url": "http://localhost:8080/base"})))
+    assert ipaddress.ip_address(urlsplit(policy.gateway_address).hostname or "").is_loopback
+    assert (policy.gateway_name, policy.gateway_url) == ("localhost:8080", "http://localhost:8080/base")
+
+
+def test_a_proven_name_is_all_that_jobs_are_given() -> None:
+    policy = asyncio.run(pinned(parse_policy({"gateway_url": "https://gateway.example"})))
+    assert (policy.gateway_address, policy.gateway_name) == ("https://gateway.example", "")

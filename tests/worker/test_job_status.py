@@ -5,6 +5,8 @@ import zlib
 from datetime import UTC, datetime
 from typing import Any
 
+import pytest
+
 from worker.job_status import DECOMPRESSED_LIMIT_BYTES, RawStatus, read_status
 
 STARTED = {b"status": b"started", b"origin": b"jobs"}
@@ -53,13 +55,13 @@ def test_the_state_says_what_the_attempt_does_now() -> None:
     state = {
         b"attempt": b"2",
         b"stage": b"run",
-        b"why": b"",
+        b"why": b"step \xc3\xbc",
         b"pod": b"dp-x-2",
         b"containers": b'["checkout", "run"]',
         b"since": b"1800000000.5",
     }
     status = read_status("j", RawStatus(STARTED, state))
-    assert (status.attempt, status.stage, status.pod) == (2, "run", "dp-x-2")
+    assert (status.attempt, status.stage, status.why, status.pod) == (2, "run", "step ü", "dp-x-2")
     assert (status.containers, status.since) == (("checkout", "run"), 1800000000.5)
 
 
@@ -76,6 +78,13 @@ def test_a_failed_job_has_the_result_of_its_last_attempt() -> None:
     assert [record.number for record in status.attempts] == [1, 2]
     assert status.attempts[0].result == {"verdict": "failed", "reason": "node-lost"}
     assert status.result == {"verdict": "failed", "attempt": 2}
+
+
+@pytest.mark.parametrize("wait", [b"null", b"7", b'{"count": "6", "since": "soon"}', b'{"count": 1.5}', b"[6]"])
+def test_a_damaged_wait_does_not_hide_its_attempt(wait: bytes) -> None:
+    ledger = {b"7": b'{"outcome": {"reason": "quota"}, "pod": "p", "wait": ' + wait + b"}"}
+    (record,) = read_status("j", RawStatus(STARTED, ledger=ledger)).attempts
+    assert (record.number, record.pod, record.waits, record.waiting_since) == (7, "p", 0, None)
 
 
 def test_a_job_between_two_attempts_has_no_result_yet() -> None:
@@ -107,6 +116,7 @@ def test_a_status_is_json_pure() -> None:
     data = json.loads(json.dumps(read_status("j", raw).as_dict()))
     assert data["created_at"] == "2026-01-01T00:00:00+00:00"
     assert data["attempts"][0]["result"] == {"verdict": "x"}
+    assert (data["attempts"][0]["waits"], data["attempts"][0]["waiting_since"]) == (0, None)
 
 
 def test_the_room_of_the_workers_that_serve_the_jobs_queue_is_summed_up() -> None:

@@ -1,6 +1,7 @@
 """How a job ended, as the commands show it: read from its result, tolerant of what is missing. Pure."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -99,7 +100,7 @@ def _stages(result: Mapping[str, Any]) -> tuple[Stage, ...]:
     seconds = {name: _number(entry.get("seconds")) for name, entry in entries.items()}
     ends = {name: _end(entry) for name, entry in entries.items()}
     # Kubernetes' times are whole seconds; the steps measured theirs to the hundredth.
-    measured = sum(step.seconds for step in _steps(result.get("steps")))
+    measured = sum((step.seconds for step in _steps(result.get("steps"))), start=0.0)
     if RUN in seconds and measured > (seconds[RUN] or 0.0):
         seconds[RUN] = measured
     run_end, upload_end = ends.get(RUN), ends.get(UPLOAD)
@@ -145,7 +146,12 @@ def _objects(entries: object) -> Sequence[Mapping[str, Any]]:
 
 
 def _number(value: object) -> float | None:
-    return float(value) if isinstance(value, int | float) else None
+    """A number that arithmetic can use; JSON's integers have no limit, and Python's JSON knows NaN."""
+    try:
+        number = float(value) if isinstance(value, int | float) else math.nan
+    except OverflowError:
+        return None
+    return number if math.isfinite(number) else None
 
 
 def _whole(value: object) -> int:

@@ -48,6 +48,12 @@ def logs(
         async with aclosing(client.logs(job, number, container=container, follow=follow)) as lines:
             async for line in lines:
                 writer.print(line)
+        if not writer.printed and container is None:
+            click.echo(
+                f"attempt {number} of {job} has no log here: its pod never started (`dynapod status {job}` says why), "
+                "or the workers keep their logs in another store than --store names",
+                err=True,
+            )
 
     with_client(work, redis_url, store_url)
 
@@ -59,10 +65,12 @@ class LogPrinter:
         self.timestamps, self.names = timestamps, names
         self._colours = wants_colours(sys.stdout)
         self._terminal = sys.stdout.isatty()
+        self.printed = False
         self._open: str | None = None  # the container whose overlong line is printed in parts
 
     def print(self, line: "LogChunk") -> None:
         """Print one line, or one part of an overlong one."""
+        self.printed = True
         if self._open is not None and self._open != line.container:
             self._write(b"\n")
             self._open = None

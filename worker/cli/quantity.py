@@ -6,12 +6,15 @@ _SIZES: Final = ("B", "kB", "MB", "GB", "TB")
 _STEP: Final = 1000
 _MINUTE: Final = 60
 _HOUR: Final = 3600
+# What is longer is no time that anything took: 31 years. A number beyond it would only break the lines of a table.
+_LONGEST_S: Final = 1e9
+_LARGEST_BYTES: Final = 10**18
 SHORT_DIGEST: Final = 12  # hexadecimal digits, as git and docker shorten theirs
 
 
 def duration(seconds: float) -> str:
-    """`3.2 s`, `4 min 05 s`, `2 h 05 min`; negative durations (clocks differ) count as none."""
-    seconds = max(seconds, 0.0)
+    """`3.2 s`, `4 min 05 s`, `2 h 05 min`; negative durations (clocks differ) and NaN count as none."""
+    seconds = min(max(0.0, seconds), _LONGEST_S)  # in this order, which makes 0 of NaN
     if seconds < _MINUTE - 0.05:  # 59.96 would be shown as 60.0 s
         return f"{seconds:.1f} s"
     whole = round(seconds)
@@ -22,14 +25,14 @@ def duration(seconds: float) -> str:
 
 def roughly(seconds: float) -> str:
     """A stage's duration: a whole number comes of Kubernetes' times, which are whole seconds, and is no exact one."""
-    if not seconds.is_integer() or seconds >= _MINUTE:
+    if seconds % 1 or not 0 <= seconds < _MINUTE:
         return duration(seconds)
     return f"~{seconds:.0f} s" if seconds >= 1 else "< 1 s"
 
 
 def size(octets: int) -> str:
-    """`812 B`, `1.2 kB`, `34 MB`: two digits or more, decimal units."""
-    value = float(octets)
+    """`812 B`, `1.2 kB`, `34 MB`: two digits or more, decimal units; no less than none, no more than an exabyte."""
+    value = float(min(max(0, octets), _LARGEST_BYTES))
     unit = 0
     while value >= _STEP - 0.5 and unit < len(_SIZES) - 1:
         value /= _STEP

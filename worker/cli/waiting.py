@@ -45,15 +45,15 @@ def _details(status: JobStatus) -> str:
 
 
 def _why_queued(status: JobStatus) -> str:
-    if not status.workers:
+    if status.workers == 0:
         return f"waiting for a worker: none serves queue {status.queue!r}"
     obstacle = _obstacle(status)
     if status.ahead:
         place = f"waiting in queue {status.queue!r}: {counted(status.ahead, 'job')} ahead"
-    elif not obstacle:
+    elif status.workers and not obstacle:
         return "waiting for a worker to take it"
     else:
-        place = f"next in queue {status.queue!r}"
+        place = f"{'waiting' if status.ahead is None else 'next'} in queue {status.queue!r}"
     return f"{place}; {obstacle}" if obstacle else place
 
 
@@ -79,4 +79,8 @@ def _why_scheduled(status: JobStatus, due: float) -> str:
 
 
 def _clock(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    try:
+        moment = datetime.fromtimestamp(seconds, UTC)
+    except (ValueError, OverflowError, OSError):  # infinity, or a year of more than four digits: Redis takes any number
+        return "after all time" if seconds > 0 else "before all time"
+    return moment.strftime("%Y-%m-%d %H:%M:%S UTC")

@@ -239,8 +239,8 @@ class JobQueue:
     async def mint(self, claim: Claim, outcome: Outcome | None = None) -> Claim | None:
         """The next attempt for an adopted execution whose pod was not found; `outcome` is the old attempt's end.
 
-        The old attempt counts as a platform retry. None when another incarnation owns the execution by now, or the
-        job is gone. Look at the new claim's `stop_requested` before creating its pod.
+        It costs the job none of its retries: nothing of it was tried. None when another incarnation owns the execution
+        by now, or the job is gone. Look at the new claim's `stop_requested` before creating its pod.
 
         Raises:
             LeaseLost: this incarnation is over.

@@ -199,7 +199,9 @@ class Recorder:
             job.retries_left -= 1
         if action.delay > 0:
             due = datetime.fromtimestamp(self._ended_at(settlement) + action.delay, UTC)
-            job.enqueue_at_front = action.at_front or job.enqueue_at_front_on_retry or job.enqueue_at_front
+            # A wait says itself where the job goes on waiting; what it said the time before is in the job's hash.
+            wished = settlement.wait is None and (job.enqueue_at_front_on_retry or job.enqueue_at_front)
+            job.enqueue_at_front = action.at_front or wished
             queue.schedule_job(job, due, pipeline=pipeline)
         else:
             queue._enqueue_job(job, pipeline=pipeline, at_front=action.at_front or job.enqueue_at_front_on_retry)  # noqa: SLF001 - as rq's own retry

@@ -87,17 +87,17 @@ def ledger_entry(settlement: Settlement, worker: str, ended_at: float) -> str:
     """The ledger's JSON: outcome, times, result, worker and whatever the settlement adds."""
     claim = settlement.claim
     return ledger_head(claim.execution_id, worker) + _tail(
-        type(settlement.action).__name__.lower(), settlement, ended_at
+        type(settlement.action).__name__.lower(), settlement, ended_at, settlement.wait
     )
 
 
 def superseded_entry(settlement: Settlement, worker: str, ended_at: float) -> str:
     """The entry of an attempt that its own execution has left behind (`mint`): nobody has settled it."""
-    return '{"superseded_by":' + json.dumps(worker) + ',"action":' + _tail("mint", settlement, ended_at)
+    return '{"superseded_by":' + json.dumps(worker) + ',"action":' + _tail("mint", settlement, ended_at, None)
 
 
-def _tail(action: str, settlement: Settlement, ended_at: float) -> str:
-    result, wait = getattr(settlement.action, "result", None), settlement.wait
+def _tail(action: str, settlement: Settlement, ended_at: float, wait: Wait | None) -> str:
+    result = getattr(settlement.action, "result", None)
     entry = {
         **{name: value for name, value in settlement.ledger.items() if name not in {"execution", "worker", "action"}},
         "outcome": settlement.outcome.as_dict(),

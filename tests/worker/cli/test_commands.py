@@ -242,6 +242,16 @@ def test_a_gap_is_declared_on_standard_error(redis: SyncClient, store: ObjectSto
     assert (result.stdout, "12 bytes were lost" in result.stderr) == ("a\n", True)
 
 
+def test_an_attempt_without_a_log_is_told_on_standard_error(redis: SyncClient, store: ObjectStore) -> None:
+    assert store.url
+    put_job(redis, "j", "failed")
+    redis.hset(wire.attempts_key("j"), "1", json.dumps({"outcome": {"verdict": "rejected"}}))
+    redis.hset(wire.state_key("j"), mapping={"attempt": 1})
+    result = dynapod("logs", "j")
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert "attempt 1 of j has no log here: its pod never started" in result.stderr
+
+
 def test_logs_of_a_job_without_attempts_are_an_error(redis: SyncClient, store: ObjectStore, good: str) -> None:
     assert store.url
     assert redis.ping()

@@ -1,4 +1,6 @@
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from worker.cli.quantity import counted, duration, roughly, short_digest, size
 
@@ -51,3 +53,15 @@ def test_counts_have_their_plural() -> None:
 )
 def test_times_of_whole_seconds_claim_no_more(seconds: float, text: str) -> None:
     assert roughly(seconds) == text
+
+
+@given(st.floats())
+def test_every_float_is_a_duration_of_few_characters(seconds: float) -> None:
+    for text in (duration(seconds), roughly(seconds)):
+        assert 0 < len(text) < 20
+
+
+@given(st.integers())
+def test_every_number_is_a_size(octets: int) -> None:
+    assert size(octets)
+    assert size(octets * 10**400)

@@ -1,4 +1,9 @@
 import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.worker.cli.scene import ended, failed, succeeded
 from worker.cli.ending import Ending, read_ending
@@ -95,3 +100,49 @@ def test_a_service_that_crashed_is_shown_with_its_last_lines() -> None:
         "  | hi",
     ]
     assert set(lines) < set(summary(ending, job_id="job-1", seconds=2, paths={}))
+
+
+NUMBERS = st.floats() | st.integers() | st.integers().map(lambda number: number * 10**400)
+ANYTHING = st.recursive(
+    NUMBERS | st.none() | st.booleans() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
+STAGE = st.fixed_dictionaries(
+    {"name": st.sampled_from(["db", "checkout", "run", "upload"])},
+    optional={"started_at": NUMBERS | ANYTHING, "seconds": NUMBERS | ANYTHING},
+)
+STEP = st.fixed_dictionaries({"name": st.just("a"), "exit_code": st.just(0)}, optional={"seconds": NUMBERS | ANYTHING})
+CACHE = st.fixed_dictionaries({"key": st.just("k"), "result": st.just("hit"), "size": NUMBERS, "seconds": NUMBERS})
+JUNIT = st.fixed_dictionaries({"tests": st.integers(), "seconds": NUMBERS})
+ARTIFACT = st.fixed_dictionaries(
+    {"name": st.just("a"), "result": st.just("uploaded"), "count": st.integers(), "size": NUMBERS, "junit": JUNIT}
+)
+RESULTS = st.fixed_dictionaries(
+    {"verdict": st.just("failed")},
+    optional={
+        "stages": st.lists(STAGE, max_size=5) | ANYTHING,
+        "steps": st.lists(STEP, max_size=3) | ANYTHING,
+        "caches": st.lists(CACHE, max_size=3) | ANYTHING,
+        "artifacts": st.lists(ARTIFACT, max_size=3) | ANYTHING,
+        "timings": st.fixed_dictionaries({"waiting": NUMBERS}) | ANYTHING,
+        "services": ANYTHING,
+        "attempt": ANYTHING,
+        "exit_code": ANYTHING,
+    },
+)
+
+
+@given(RESULTS, st.floats())
+def test_whatever_was_recorded_the_end_is_told(result: dict[str, Any], seconds: float) -> None:
+    lines = summary(read_ending(ended("failed", result)), job_id="job-1", seconds=seconds, paths={})
+    assert any(line.startswith("job-1: failed") for line in lines)
+
+
+@pytest.mark.parametrize("seconds", [-28.0, 0, 1e308])
+def test_times_that_no_clock_measured_are_shown_as_something(seconds: float) -> None:
+    """A node whose clock was set back ends a container before it began; a job forges what its steps took."""
+    steps = [{"name": name, "exit_code": 0, "seconds": max(0.0, seconds)} for name in ("a", "b")]
+    result = {**failed(), "stages": [{"name": "run", "started_at": 12.0, "seconds": seconds}], "steps": steps}
+    lines = summary(read_ending(ended("failed", result)), job_id="j", seconds=1, paths={})
+    assert any(line.startswith("run ") for line in lines)

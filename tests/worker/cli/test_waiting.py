@@ -22,6 +22,9 @@ def retried(reason: str, message: str, **facts: Any) -> JobStatus:
     ("status", "why"),
     [
         (queued(workers=0), "waiting for a worker: none serves queue 'jobs'"),
+        (queued(), "waiting in queue 'jobs'"),
+        (queued(ahead=2), "waiting in queue 'jobs': 2 jobs ahead"),
+        (queued(workers=1, capacity=1, in_flight=1), "waiting in queue 'jobs'; the only worker is full: 1 of 1 job"),
         (queued(workers=1, ahead=0), "waiting for a worker to take it"),
         (queued(workers=1), "waiting for a worker to take it"),
         (queued(workers=1, ahead=2), "waiting in queue 'jobs': 2 jobs ahead"),
@@ -46,6 +49,8 @@ def retried(reason: str, message: str, **facts: Any) -> JobStatus:
         ),
         (JobStatus("j", "scheduled", scheduled_at=DUE), "waiting for its time: 2027-01-02 03:04:05 UTC"),
         (JobStatus("j", "scheduled"), "waiting for its time"),
+        (JobStatus("j", "scheduled", scheduled_at=float("inf")), "waiting for its time: after all time"),
+        (JobStatus("j", "scheduled", scheduled_at=1e300), "waiting for its time: after all time"),
         (
             retried("quota", f"Kubernetes' quota is used up: {QUOTA}"),
             f"waiting for room: Kubernetes' quota is used up: {QUOTA}; {NEXT}",

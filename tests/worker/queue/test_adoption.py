@@ -175,7 +175,7 @@ def test_minting_gives_the_next_attempt_and_records_the_old_one(place: Place) ->
 
             assert minted is not None
             assert (minted.attempt, minted.adopted, minted.minted_by) == (2, False, heir.worker)
-            assert minted.platform_retries == 1
+            assert minted.platform_retries == 0
             assert await heir.mint(adopted) is None
             assert await heir.settle(finish(adopted)) is False
             assert (await scene.ledger("a"))[1]["outcome"]["reason"] == "worker-lost"

@@ -28,7 +28,6 @@ end
 local number = string.format('%d', old + 1)
 redis.call('HSET', KEYS[2], 'dynapod_attempt', number, 'dynapod_minted_by', worker, 'created_at', decimal(now))
 redis.call('HSET', KEYS[3], 'dynapod_attempt', number)
-redis.call('HINCRBY', KEYS[3], 'dynapod_platform_retries', 1)
 if redis.call('HGET', KEYS[3], 'status') == 'started' then
     redis.call('HSET', KEYS[3], 'started_at', date)
 end
