@@ -36,6 +36,8 @@ REGISTRIES: Final = {
     "ready_to_enqueue": "ready",
 }
 
+RQ_SUSPENDED: Final = "rq:suspended"  # rq/suspension.py: while it is there, no worker takes a job
+
 # One script, so that a claim cannot fall between the look at the status and the write. A waiting job gets what rq's
 # Job.cancel writes (rq/job.py); a claimed one gets the durable request, and rq's own command for stock workers.
 CANCEL_SCRIPT: Final = """
@@ -205,12 +207,15 @@ class JobClient:
         pipeline.lpos(f"rq:queue:{queue}", job_id)
         pipeline.zscore(f"rq:scheduled:{queue}", job_id)
         pipeline.zrangebyscore(wire.LEASES_KEY, now[0], "+inf")
-        ahead, scheduled_at, workers = await _execute(pipeline)
+        pipeline.exists(RQ_SUSPENDED)
+        ahead, scheduled_at, workers, suspended = await _execute(pipeline)
         loads = await self._loads(workers) if job.get(b"status") == b"queued" else []
         latest = results[0][1] if results else {}
         return read_status(
             job_id,
-            RawStatus(job, state, ledger, latest, ahead, len(workers), stop, loads=loads, scheduled_at=scheduled_at),
+            RawStatus(
+                job, state, ledger, latest, ahead, len(workers), stop, loads, scheduled_at, suspended=bool(suspended)
+            ),
         )
 
     async def _loads(self, workers: Sequence[bytes]) -> Sequence[Sequence[bytes | None]]:
@@ -302,14 +307,17 @@ class JobClient:
             queue = _queue(raw.job)
             pipeline.lpos(f"rq:queue:{queue}", job_id, rank=-1)  # from the tail, near which the newest are
             pipeline.zscore(f"rq:scheduled:{queue}", job_id)
+        pipeline.exists(RQ_SUSPENDED)
         pipeline.time()
-        *places, now = await _execute(pipeline)
+        *places, suspended, now = await _execute(pipeline)
         workers = await _reply(self.redis.zrangebyscore(wire.LEASES_KEY, now[0], "+inf"))
         loads = await self._loads(workers)
         placed = {}
         for (job_id, raw), ahead, due in zip(jobs.items(), places[0::2], places[1::2], strict=True):
             told = loads if raw.job[b"status"] == b"queued" else []
-            facts = replace(raw, ahead=ahead, scheduled_at=due, workers=len(workers), loads=told)
+            facts = replace(
+                raw, ahead=ahead, scheduled_at=due, workers=len(workers), loads=told, suspended=bool(suspended)
+            )
             placed[job_id] = read_status(job_id, facts)
         return placed
 

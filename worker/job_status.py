@@ -58,7 +58,8 @@ class JobStatus:
     `no_room` what Kubernetes said to one of them when a quota left no room for its pod. `rate_limit` is rq's, as text.
     `stage`, `why`, `pod`, `containers` and `since` (Unix seconds) say what the newest attempt does now. `result` is
     that of the newest attempt that ended, or empty. `error` is rq's own failure text. `waits_for` are the ids of
-    unfinished dependencies' jobs; `scheduled_at` is in Unix seconds.
+    unfinished dependencies' jobs; `scheduled_at` is in Unix seconds. `suspended`: by `rq suspend`, which holds for all
+    queues.
     """
 
     id: str
@@ -88,6 +89,7 @@ class JobStatus:
     error: str = ""
     waits_for: tuple[str, ...] = ()
     scheduled_at: float | None = None
+    suspended: bool = False
 
     @property
     def ended(self) -> bool:
@@ -122,6 +124,7 @@ class RawStatus:
     stop: bytes | None = None
     loads: Sequence[Sequence[bytes | None]] = ()
     scheduled_at: float | None = None
+    suspended: bool = False
 
 
 def read_status(job_id: str, raw: RawStatus) -> JobStatus:
@@ -160,6 +163,7 @@ def read_status(job_id: str, raw: RawStatus) -> JobStatus:
         error=_failure_text(raw.latest_result.get(b"exc_string")),
         waits_for=_texts(job.get(b"dependency_ids")),
         scheduled_at=raw.scheduled_at,
+        suspended=raw.suspended,
     )
 
 

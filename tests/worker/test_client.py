@@ -11,6 +11,7 @@ import pytest
 from rq import Queue
 from rq.command import PUBSUB_CHANNEL_TEMPLATE
 from rq.job import Job
+from rq.suspension import suspend
 
 from adapters import redis_server
 from adapters.redis_server import Connections, RedisUnavailable
@@ -296,6 +297,17 @@ def test_the_list_has_jobs_of_all_statuses_newest_first() -> None:
         limited = await client.list(limit=2)
         assert ([found.id for found in limited.jobs], limited.total) == ([job, "started"], 7)
         assert (await client.list(queues=["other"])).jobs == ()
+
+    play(scenario)
+
+
+def test_a_job_that_rq_suspend_holds_back_says_so_alone_and_in_the_list() -> None:
+    async def scenario(client: JobClient, connections: Connections) -> None:
+        job = await client.submit(DESCRIPTION)
+        assert not (await client.status(job)).suspended
+        suspend(connections.sync)
+        assert (await client.status(job)).suspended
+        assert [found.suspended for found in (await client.list()).jobs] == [True]
 
     play(scenario)
 

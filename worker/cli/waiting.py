@@ -59,6 +59,8 @@ def _why_queued(status: JobStatus) -> str:
 
 def _obstacle(status: JobStatus) -> str:
     """What keeps the workers from taking jobs."""
+    if status.suspended:
+        return "all queues are suspended: `rq resume` lets the workers go on"
     if status.no_room:
         return f"Kubernetes' quota is used up: {display_text(status.no_room)}"
     if status.capacity is not None and status.in_flight is not None and status.in_flight >= status.capacity:

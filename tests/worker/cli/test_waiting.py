@@ -23,6 +23,10 @@ def retried(reason: str, message: str, **facts: Any) -> JobStatus:
     [
         (queued(workers=0), "waiting for a worker: none serves queue 'jobs'"),
         (queued(), "waiting in queue 'jobs'"),
+        (
+            queued(workers=1, ahead=2, suspended=True),
+            "waiting in queue 'jobs': 2 jobs ahead; all queues are suspended: `rq resume` lets the workers go on",
+        ),
         (queued(ahead=2), "waiting in queue 'jobs': 2 jobs ahead"),
         (queued(workers=1, capacity=1, in_flight=1), "waiting in queue 'jobs'; the only worker is full: 1 of 1 job"),
         (queued(workers=1, ahead=0), "waiting for a worker to take it"),
