@@ -57,8 +57,10 @@ class LogResumer:
     """Turns the chunks of one (resumed) stream into the bytes not seen before.
 
     `cursor` is the place after everything returned so far. `gap` turns true when the stream went on behind the place
-    it was resumed from without containing it. `remark` is what the kubelet itself had to say at the stream's end, where
-    a line of the log would begin with a time: `unable to retrieve container logs for containerd://…`, say.
+    it was resumed from without containing it: what is returned then begins with a line of its own, even if the place
+    is within a line. `missing` is true until the place was seen or passed. `remark` is what the kubelet itself had to
+    say at the stream's end, where a line of the log would begin with a time: `unable to retrieve container logs for
+    containerd://…`, say.
     """
 
     def __init__(self, cursor: LogCursor | None = None) -> None:
@@ -93,12 +95,26 @@ class LogResumer:
             self._buffer.clear()
             return b""
         if self._seeking is not None:
-            # The last line of the stream may be the very one that was cut: recognise it as if it were complete.
-            line = bytes(self._buffer) + b"\n"
-            self._buffer.clear()
-            fresh = self._take_lines(line)
-            return fresh.removesuffix(b"\n")
+            return self._take_unfinished(self._seeking)
         return self._take_part()
+
+    @property
+    def missing(self) -> bool:
+        """Whether the place resumed from has not been seen; when the stream is over, it is not in there."""
+        place = self._seeking
+        return place is not None and (self._seen < place.repeats or place.partial >= 0)
+
+    def _take_unfinished(self, place: LogCursor) -> bytes:
+        """The last line of the stream, without newline: it may be the very one that was cut."""
+        line = bytes(self._buffer) + b"\n"
+        self._buffer.clear()
+        kept, new = self._skip_seen(line)
+        if kept or self.cursor != place:  # the cut line, further than it was seen, and still not at its end
+            seen = len(line.partition(b" ")[2]) - 1
+            self.cursor = LogCursor(place.time, place.repeats, max(seen, place.partial))
+            return kept.removesuffix(b"\n")
+        self._buffer += new.removesuffix(b"\n")
+        return self._take_part() if self._buffer else b""
 
     def _take_lines(self, lines: bytes) -> bytes:
         fresh = b""
@@ -125,7 +141,7 @@ class LogResumer:
             if order > 0:
                 self.gap = self._seen < place.repeats or place.partial >= 0
                 self._seeking = None
-                return b"\n" if place.partial >= 0 else b"", lines[at:]
+                return b"", lines[at:]
             if order == 0:
                 if self._seen == place.repeats:  # all complete ones seen before: this one is the cut one, or new
                     self._seeking = None

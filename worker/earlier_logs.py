@@ -49,16 +49,28 @@ class Previous(Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class Restarts:
+    """What the container's status says: how often it was started again, and whether it `waits` for the next time.
+
+    `read` is the last start of which a stream ended by itself while the status told of no later one: also a log that
+    holds nothing was read then (-1: none).
+    """
+
+    times: int = 0
+    waits: bool = False
+    read: int = -1
+
+
+@dataclass(frozen=True, slots=True)
 class Crossing:
     """From the start that the stored log ends in to the one that the kubelet serves now.
 
-    `restarts` is how often the container was started again, at least. `begun`: something of the start `starts.at` is
-    stored, or known to be lost.
+    `begun`: something of an earlier start, or of this one, is stored.
     """
 
     starts: LogStarts
     begun: bool
-    restarts: int
+    known: Restarts
 
     @property
     def _next(self) -> int:
@@ -67,23 +79,28 @@ class Crossing:
 
     def current(self, previous: Previous) -> int:
         """Which start the kubelet serves now, at least."""
-        if previous is Previous.CONTAINS:
-            return max(self.starts.at + 1, self.restarts)
-        if previous in (Previous.LATER, Previous.SILENT):
-            return max(self._next + 1, self.restarts)
-        return max(self._next, self.restarts)
+        if previous is Previous.LATER or (previous is Previous.SILENT and not self._may_be_silent):
+            return max(self._next + 1, self.known.times)
+        if previous in (Previous.CONTAINS, Previous.SILENT):
+            return max(self.starts.at + 1, self.known.times)
+        return max(self._next, self.known.times)
+
+    @property
+    def _may_be_silent(self) -> bool:
+        """Whether the start `starts.at` may be one that printed nothing: then a silent log can be its own."""
+        return not self.begun or self.starts.at < self.starts.caught_up
 
     def loss(self, previous: Previous) -> str | None:
         """What cannot be read any more, as a sentence; None when nothing is lost."""
         if previous is Previous.CONTAINS:
             return None
         read = self.current(previous) - (previous in (Previous.LATER, Previous.SILENT))
-        skipped = read - self._next
+        skipped = read - max(self._next, self.known.read + 1)
         if not self.begun or self.starts.ended:
             return lost_starts(skipped) if skipped > 0 else None
         if skipped > 0:
             return f"{_AGAIN}, with {_logs(skipped)} after it"
-        return _AGAIN if self.restarts > self.starts.at else _CUT
+        return _AGAIN if self.known.times > self.starts.at else _CUT
 
 
 def lost_starts(count: int) -> str:
@@ -119,12 +136,13 @@ class EarlierLogs:
             return entry.starts
         return LogStarts(at=max(0, restarts - 1)) if entry.cursor.time else LogStarts()
 
-    async def catch_up(self, restarts: int) -> None:
+    async def catch_up(self, known: Restarts) -> None:
         """Nothing of the starts before the last one is left to be read or declared; looked at once for each restart.
 
         Raises:
             ApiError: not now; another try may succeed.
         """
+        restarts = known.times
         starts, entry = self._starts(restarts), self._intake.entry
         self._intake.reading = starts.at
         if restarts <= starts.caught_up:
@@ -132,14 +150,14 @@ class EarlierLogs:
         within, before = await self._peek()
         if within:
             # The stored log ran ahead of the container's status, and as it turns out missed a start meanwhile.
-            if entry.starts is not None and (missed := restarts - starts.at) > 0:
-                await self._intake.gap(lost_starts(missed))
+            if entry.starts is not None and (missed := restarts - max(starts.at, known.read + 1)) > 0:
+                await self._intake.gap(f"{lost_starts(missed)}: it would stand before this")
             await self._intake.writer.mark(replace(starts, at=max(starts.at, restarts), caught_up=restarts))
         else:
-            start = await self._bridge(starts, restarts, before)
-            await self._intake.writer.mark(LogStarts(start - 1, ended=True, caught_up=restarts))
+            start = await self._bridge(starts, known, before)
+            await self._intake.writer.mark(LogStarts(start - 1, ended=True, caught_up=start))
 
-    async def cross(self, restarts: int, before: bytes) -> None:
+    async def cross(self, known: Restarts, before: bytes) -> None:
         """The kubelet serves a log without the place where the stored one ends: what was between, and on to that one.
 
         `before` is the first line of it that is not stored yet, or nothing.
@@ -147,11 +165,27 @@ class EarlierLogs:
         Raises:
             ApiError: not now; another try may succeed.
         """
-        intake, starts = self._intake, self._starts(restarts)
-        self._intake.reading = await self._bridge(starts, restarts, before, rotated=True)
+        intake, starts = self._intake, self._starts(known.times)
+        self._intake.reading = await self._bridge(starts, known, before, rotated=True)
         await intake.end_line()
         if not before:
             await intake.writer.mark(replace(intake.entry.starts or starts, ended=True))
+
+    async def look_behind(self, known: Restarts) -> None:
+        """The first log that was read holds nothing: was it that of the first start?
+
+        The kubelet starts a container again at once when it crashes for the first time, before the status says so.
+
+        Raises:
+            ApiError: not now; another try may succeed.
+        """
+        if self._intake.entry.cursor.time or self._intake.entry.starts is not None:
+            return
+        try:
+            await self.cross(known, b"")
+        except ApiError as error:
+            if not error.missing:  # with the pod, the stream had come to its end: nothing was started after it
+                raise
 
     async def _peek(self) -> tuple[bool, bytes]:
         """Whether the stored log ends within the last start's one; if not, the first new bytes of that, if any."""
@@ -167,14 +201,16 @@ class EarlierLogs:
             return True, b""
         return False, fresh
 
-    async def _bridge(self, starts: LogStarts, restarts: int, before: bytes, *, rotated: bool = False) -> int:
+    async def _bridge(self, starts: LogStarts, known: Restarts, before: bytes, *, rotated: bool = False) -> int:
         """Take in `previous`; returns which start the kubelet serves now.
 
         `rotated`: the last start's log was seen to go on without the place where the stored one ends.
         """
         cursor = self._intake.entry.cursor
-        crossing = Crossing(starts, bool(cursor.time), restarts)
+        crossing = Crossing(starts, bool(cursor.time), known)
         found = await self._read(cursor, before, crossing)
+        if found is Previous.SILENT and known.waits and not before:
+            found = Previous.CURRENT  # both logs are the last start's, and it printed nothing
         if found is Previous.SILENT and rotated and cursor.time and await self._precedes(cursor):
             await self._declare(ROTATED)
             return starts.at
@@ -199,7 +235,7 @@ class EarlierLogs:
         try:
             resumer = await self._intake.take(self._open(cursor, previous=True), begin)
         except ApiError as error:
-            self._raise_unless_final(error, crossing.restarts)
+            self._raise_unless_final(error, crossing.known.times)
             return Previous.ABSENT
         self._failures = 0
         contains = bool(cursor.time) and not resumer.missing and not resumer.gap
@@ -223,8 +259,9 @@ class EarlierLogs:
 
     def _raise_unless_final(self, error: ApiError, restarts: int) -> None:
         """A temporary error is raised, so that it is tried again, but not for ever."""
-        if error.status == _BAD_REQUEST:
-            self._failures = 0
+        if error.status == _BAD_REQUEST or isinstance(error, LogUnavailableError):
+            # The second: of a container that ends at once, the status still names the one before it as `previous` when
+            # the kubelet has removed that already. Soon `previous` will be the last start's own log.
             return
         if error.missing:  # the whole pod: whoever reads the current log learns of it, too
             raise error
@@ -233,12 +270,8 @@ class EarlierLogs:
         self._failures += 1
         if self._failures < PREVIOUS_TRIES:
             raise error
-        remark = isinstance(error, LogUnavailableError)
-        log.warning(
-            "previous log not read: %s",
-            error,
-            extra={"action": "previous_log_lost", "pod": self._pod, "container": self._container, "remark": remark},
-        )
+        extra = {"action": "previous_log_lost", "pod": self._pod, "container": self._container}
+        log.warning("previous log not read: %s", error, extra=extra)
 
     def _open(self, cursor: LogCursor, *, previous: bool) -> AsyncGenerator[bytes, None]:
         return self._source.stream_log(

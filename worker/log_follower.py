@@ -2,14 +2,15 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import aclosing
-from typing import Final, Protocol
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import Final
 
 from adapters.kubernetes_api import ApiError
 from adapters.redis_server import RedisUnavailable
-from runner_spec.log_cursor import LogCursor, LogResumer
-from runner_spec.masking import Masker
+from runner_spec.log_cursor import LogResumer
+from worker.earlier_logs import ROTATED, EarlierLogs, LogSource, Restarts
+from worker.log_intake import LogIntake, LogTooLongError, LogUnavailableError
 from worker.log_writer import LogFencedError, LogWriter
 from worker.metrics import WorkerMetrics
 
@@ -19,22 +20,6 @@ Secrets = Callable[[], Awaitable[list[bytes] | None]]
 
 BACKOFF_FIRST_S: Final = 0.2
 BACKOFF_MAX_S: Final = 5.0
-_BAD_REQUEST: Final = 400
-_NOT_FOUND: Final = 404
-_ROTATED: Final = "lines are missing here: Kubernetes had rotated the log before it was read"
-
-
-class LogUnavailableError(ApiError):
-    """The kubelet answered with a remark of its own instead of the log: a container that it has removed, say."""
-
-
-class LogSource(Protocol):
-    """What the Kubernetes adapter offers."""
-
-    def stream_log(
-        self, pod: str, container: str, *, since_time: str | None = None, follow: bool = True, previous: bool = False
-    ) -> AsyncGenerator[bytes, None]:
-        """See `adapters.kubernetes_api.KubernetesApi.stream_log`."""
 
 
 class LogFollower:
@@ -44,7 +29,8 @@ class LogFollower:
     the container's end (`container_ended`) has reached its own end.
 
     A sidecar that crashes is started again, with a new log: the kubelet then serves that one, and the one before it as
-    its `previous`. What was not read of the earlier log is read, or declared missing, before the new one goes on.
+    its `previous`. What was not read of the earlier log is read, or declared missing, before the new one goes on: see
+    `EarlierLogs`.
 
     Args:
         source: where the log comes from.
@@ -75,25 +61,44 @@ class LogFollower:
         self._pod = pod
         self.container = container
         self._ask_secrets = secrets
-        self._secrets: list[bytes] = []
-        self._limit = limit
-        self._metrics = metrics
+        self._intake = LogIntake(writer, limit, metrics)
+        self._earlier = EarlierLogs(source, self._intake, pod, container)
         self._may_restart = may_restart
-        self._restarts = 0
+        self._restarts = Restarts()
         self._ended = asyncio.Event()
+        self._news = asyncio.Event()  # the container's status has changed: do not wait longer
         self._backoff = BACKOFF_FIRST_S
-        # The last followed stream ended by itself, unbroken. The kubelet does that only after the container's end.
+        # The last followed stream ended by itself, unbroken, and nothing is known of another start since. The kubelet
+        # ends a stream only after the container's end.
         self._ended_cleanly = False
-        self.bytes_read = 0
         self.waits_for_redis = False
+
+    @property
+    def bytes_read(self) -> int:
+        """Of the log, by this follower."""
+        return self._intake.bytes_read
+
+    @property
+    def store_trouble(self) -> str:
+        """Why the object store takes nothing more of this log; nothing when it does."""
+        return self._writer.store_trouble
 
     def container_ended(self) -> None:
         """The container's status says that it has terminated: what the log holds now is all."""
         self._ended.set()
+        self._news.set()
 
-    def container_restarted(self, times: int) -> None:
-        """The container's status says that it was started again, this often so far."""
-        self._restarts = times
+    def container_restarted(self, times: int, *, waits: bool = False) -> None:
+        """The container's status says that it was started again, this often so far; and `waits` for the next time."""
+        last = self._restarts
+        # The first restart follows the crash at once: a stream may be of either start, and `_copy` looks at both.
+        read = last.times if self._ended_cleanly and last.times else last.read
+        self._restarts = Restarts(max(times, last.times), waits, read)
+        if times > last.times:
+            self._ended_cleanly = False
+            # At once: when it is started again once more, the kubelet forgets the log before this one.
+            self._backoff = BACKOFF_FIRST_S
+            self._news.set()
 
     async def run(self) -> None:
         """Until the log is complete, whoever completed it.
@@ -132,7 +137,7 @@ class LogFollower:
             try:
                 await self._writer.open()
                 if not self._writer.entry.complete:
-                    await self._gap(why)
+                    await self._intake.gap(why)
                     await self._writer.close()
             except LogFencedError as error:
                 log.info("log was written to", extra={"action": "log_fenced", "log": str(error)})
@@ -147,115 +152,92 @@ class LogFollower:
             return True
         values = await self._ask_secrets()
         if values is None:
-            await self._gap("this log is withheld: the secrets to hide in it are not known")
+            await self._intake.gap("this log is withheld: the secrets to hide in it are not known")
             return False
-        self._secrets = values
+        self._intake.secrets = values
         return True
-
-    async def _gap(self, why: str) -> None:
-        self._metrics.log_gaps.inc()
-        await self._writer.gap(why)
 
     async def _once(self) -> bool:
         """One stream to its end; true when the log is complete."""
-        ended = self._ended.is_set()
+        ended, restarts, read = self._ended.is_set(), self._restarts, self._intake.bytes_read
+        self._news.clear()
         try:
-            within_limit = await self._copy(follow=not ended)
+            await self._copy(restarts, last=ended)
         except ApiError as error:
             gone = error.missing or isinstance(error, LogUnavailableError)
             if gone and ended:
-                if not self._ended_cleanly:  # else it was deleted right after its end, by a cancellation for instance
+                if not self._was_read_to_its_end():  # else it was removed right after its end, by a cancellation say
                     what = "the pod was gone" if error.missing else "the node had removed the container"
-                    await self._gap(f"{what} before the end of this log could be confirmed")
+                    await self._intake.gap(f"{what} before the end of this log could be confirmed")
                 return True
             self._ended_cleanly = False
             log.warning(
                 "log stream broke: %s", error, extra={"action": "log_broken", "pod": self._pod, "status": error.status}
             )
-            await self._pause()
-            return False
-        if not within_limit:
-            await self._gap(f"this log is longer than the limit of {self._limit} bytes: the rest is not stored")
+        except LogTooLongError:
+            await self._intake.gap(
+                f"this log is longer than the limit of {self._intake.limit} bytes: the rest is not stored"
+            )
             return True
-        self._ended_cleanly = True
-        if not ended:
+        else:
+            self._ended_cleanly = restarts.times == self._restarts.times
+            if ended:
+                return True
             # The kubelet ends the stream when the container ends, often before the status says so.
-            await self._pause()
-        return ended
+        if self._intake.bytes_read > read:
+            self._backoff = BACKOFF_FIRST_S
+        await self._pause()
+        return False
 
-    async def _copy(self, *, follow: bool) -> bool:
-        """Copy a stream into the writer; false when the limit was reached."""
-        if self._restarts and not self._writer.entry.cursor.time:
-            await self._catch_up()
+    def _was_read_to_its_end(self) -> bool:
+        """Whether a stream of the last start's log that is known of ended by itself, as it does when all was sent."""
+        starts = self._writer.entry.starts
+        in_last = starts is not None and starts.at >= max(self._restarts.times, starts.caught_up)
+        return self._ended_cleanly or (in_last and starts is not None and starts.ended)
+
+    async def _copy(self, restarts: Restarts, *, last: bool) -> None:
+        """A stream to its end; `last`: all of the log is there, and what is not will not come.
+
+        Raises:
+            ApiError, LogTooLongError: see `LogIntake.take`.
+        """
+        if self._may_restart:
+            await self._earlier.catch_up(restarts)
         cursor = self._writer.entry.cursor
-        resumer, masker = LogResumer(cursor), Masker(self._secrets)
-        declared = False
-        stream = self._source.stream_log(self._pod, self.container, since_time=cursor.since_time, follow=follow)
-        async with aclosing(stream):
-            async for chunk in stream:
-                fresh = resumer.feed(chunk)
-                if resumer.gap and not declared:
-                    declared = True
-                    if not self._may_restart:
-                        await self._gap(_ROTATED)
-                    elif await self._read_previous(cursor):
-                        # The line that was cut is complete now: what came first of this log was its newline.
-                        fresh = fresh.removeprefix(b"\n") if cursor.partial >= 0 else fresh
-                if fresh := masker.feed(fresh):
-                    await self._append(fresh, resumer.cursor.behind(masker.held))
-                if self._writer.entry.size > self._limit:
-                    return False
-        if rest := masker.feed(resumer.finish()) + masker.finish():
-            await self._writer.append(rest, resumer.cursor)
-        if resumer.remark:
-            raise LogUnavailableError(0, "LogUnavailable", resumer.remark)
-        return True
 
-    async def _append(self, fresh: bytes, cursor: LogCursor) -> None:
-        self._backoff = BACKOFF_FIRST_S
-        self.bytes_read += len(fresh)
-        self._metrics.log_bytes.inc(len(fresh))
-        await self._writer.append(fresh, cursor)
+        async def begin(resumer: LogResumer, fresh: bytes) -> bool:
+            if resumer.gap or not cursor.time:
+                await self._cross(restarts, fresh, rotated=resumer.gap)
+            return True
 
-    async def _catch_up(self) -> None:
-        """Nothing was read of this log before the container was started again: begin with what is left of it."""
-        if self._restarts > 1:
-            await self._gap(f"the logs of the first {self._restarts - 1} starts of this container are lost")
-        await self._read_previous(LogCursor())
+        stream = self._source.stream_log(self._pod, self.container, since_time=cursor.since_time, follow=not last)
+        resumer = await self._intake.take(stream, begin)
+        if last and resumer.missing:
+            await self._cross(restarts, b"", rotated=True)
+        elif self._may_restart and not last:
+            await self._earlier.look_behind(restarts)
+        starts = self._writer.entry.starts
+        if starts is not None and self._writer.entry.cursor.time and not resumer.missing and not last:
+            await self._writer.mark(replace(starts, ended=True))
 
-    async def _read_previous(self, cursor: LogCursor) -> bool:
-        """From the cursor to the end of the log before the container's last start; false when it is not there."""
-        resumer, masker = LogResumer(cursor), Masker(self._secrets)
-        stream = self._source.stream_log(
-            self._pod, self.container, since_time=cursor.since_time, follow=False, previous=True
-        )
-        try:
-            async with aclosing(stream):
-                async for chunk in stream:
-                    fresh = masker.feed(resumer.feed(chunk))
-                    if resumer.gap:
-                        await self._gap(_ROTATED)
-                        resumer.gap = False
-                    if fresh:
-                        await self._append(fresh, resumer.cursor.behind(masker.held))
-            if rest := masker.feed(resumer.finish()) + masker.finish():
-                await self._append(rest, resumer.cursor)
-            if resumer.remark:
-                raise LogUnavailableError(_NOT_FOUND, "LogUnavailable", resumer.remark)
-        except ApiError as error:
-            if error.status not in (_BAD_REQUEST, _NOT_FOUND):
-                raise
-            await self._gap("the container was started again, and the end of its log before that is lost")
-            return False
-        return True
+    async def _cross(self, restarts: Restarts, fresh: bytes, *, rotated: bool) -> None:
+        """The stream does not contain the place where the stored log ends: find or declare what is missing.
+
+        `restarts` is what was known of them when the stream was opened: it may be an older start's than those since.
+        """
+        if self._may_restart:
+            await self._earlier.cross(restarts, fresh)
+        elif rotated:
+            await self._intake.end_line()
+            await self._intake.gap(ROTATED)
 
     async def _pause(self) -> None:
-        """Wait a little, less when the container's end is reported meanwhile."""
+        """Wait a little, less when the container's status changes meanwhile."""
         delay, self._backoff = self._backoff, min(self._backoff * 2, BACKOFF_MAX_S)
         if self._ended.is_set():
             await asyncio.sleep(delay)
             return
         try:
-            await asyncio.wait_for(self._ended.wait(), delay)
+            await asyncio.wait_for(self._news.wait(), delay)
         except TimeoutError:
             return

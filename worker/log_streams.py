@@ -10,8 +10,9 @@ from adapters.object_store import ObjectStore
 from adapters.redis_server import AsyncClient, translated
 from runner_spec import anatomy, wire
 from worker.cancellation import end_tasks
+from worker.earlier_logs import LogSource
 from worker.log_batch import LogBatch
-from worker.log_follower import LogFollower, LogSource
+from worker.log_follower import LogFollower
 from worker.log_store import LogReader
 from worker.log_writer import LogWriter
 from worker.metrics import WorkerMetrics
@@ -85,7 +86,8 @@ class LogStreams:
                 self._held_back.add(name)
             self._restarts[name] = container.get("restartCount", 0)
             if name in self._followers:
-                self._followers[name].container_restarted(self._restarts[name])
+                waits = "waiting" in container.get("state", {})
+                self._followers[name].container_restarted(self._restarts[name], waits=waits)
             if "running" in container.get("state", {}):
                 self._running.add(name)
             else:
@@ -129,7 +131,10 @@ class LogStreams:
         failed = await self.cancel()
         for name in waiting:
             log.warning("log given up", extra={"action": "log_abandoned", "pod": self._pod, "container": name})
-            failed[name] = "the end of this log could not be read from Kubernetes"
+            if trouble := self._followers[name].store_trouble:
+                failed[name] = f"the end of this log is not stored: the object store takes nothing ({trouble})"
+            else:
+                failed[name] = "the end of this log could not be read from Kubernetes"
         self._given_up |= failed
         while self._given_up:  # one by one, so that a second `finish` goes on where the first one failed
             name, why = next(iter(self._given_up.items()))

@@ -5,14 +5,17 @@ the same pod (one of them paused and adopted from), only one can go on, so nothi
 """
 
 import asyncio
+import logging
 from dataclasses import replace
 from typing import Final
 
-from adapters.object_store import ObjectStore, StoreUnavailable
+from adapters.object_store import ObjectStore, StoreError
 from runner_spec import wire
 from runner_spec.log_cursor import LogCursor
 from worker.log_batch import LogBatch, Word
-from worker.log_store import LogEntry, LogGap, piece_path
+from worker.log_store import LogEntry, LogGap, LogStarts, piece_path
+
+log = logging.getLogger(__name__)
 
 # Bytes that gather in Redis before they go to the object store as one piece.
 PIECE_BYTES: Final = 1024 * 1024
@@ -22,6 +25,8 @@ KEPT_ENTRIES: Final = 16
 WAITING_BYTES: Final = 8 * PIECE_BYTES
 RETENTION_S: Final = 7 * 24 * 3600
 STORE_RETRY_S: Final = 1.0
+# Of one log: every write sends the entry with all its gaps, and a container that crashes for days must not fill Redis.
+MAX_GAPS: Final = 100
 
 # KEYS: index, stream. ARGV: container, entry as known, entry from now on, retention, offset, data ('' for none),
 # entries to keep ('' for all: only what is durable may go).
@@ -56,6 +61,7 @@ class LogWriter:
         self._known = ""  # the entry's text in Redis
         self._pending = bytearray()  # stored in Redis, not yet durable
         self.entry = LogEntry()
+        self.store_trouble = ""  # why the object store did not take the last piece
 
     async def open(self) -> None:
         """Take up the log where it was left, by this worker or another one."""
@@ -76,37 +82,63 @@ class LogWriter:
             entry = replace(self.entry, size=at)
             await self._write(_with_gap(entry, f"{self.entry.size - at} bytes of the log were lost by Redis"))
 
-    async def append(self, data: bytes, cursor: LogCursor) -> None:
-        """Store more of the log, as one entry of the stream; `cursor` is the place after it.
+    async def append(self, data: bytes, cursor: LogCursor, starts: LogStarts | None = None) -> None:
+        """Store more of the log, as one entry of the stream; `cursor` is the place after it, in the log of `starts`.
 
-        Waits for the object store when too much is not durable yet.
+        Waits for the object store when too much is not durable yet, also for one that refuses: the operator may set
+        its permissions right, and Kubernetes keeps the log meanwhile.
 
         Raises:
             LogFencedError: another worker has taken over.
         """
-        await self._write(self.entry.grown(len(data), cursor), data)
+        await self._write(replace(self.entry.grown(len(data), cursor), starts=starts), data)
         self._pending += data
         if len(self._pending) >= PIECE_BYTES:
             await self._make_durable(wait=len(self._pending) >= WAITING_BYTES)
 
-    async def gap(self, why: str) -> None:
-        """Declare that something is missing here.
+    async def mark(self, starts: LogStarts) -> None:
+        """Record how far the logs of the container's starts are read, if that is news.
 
         Raises:
             LogFencedError: another worker has taken over.
         """
-        await self._write(_with_gap(self.entry, why))
+        if self.entry.starts != starts:
+            await self._write(replace(self.entry, starts=starts))
+
+    async def gap(self, why: str) -> bool:
+        """Declare that something is missing here; false when just that is declared here already.
+
+        The hundredth gap of a log stands for all that follow it, and says so.
+
+        Raises:
+            LogFencedError: another worker has taken over.
+        """
+        entry = _with_gap(self.entry, why)
+        if entry is self.entry:
+            return False
+        await self._write(entry)
+        return True
 
     async def close(self) -> None:
         """The log's end was seen: make the rest durable and say that it is complete.
 
-        When the object store is away, the rest stays in Redis, for as long as results do.
+        When the object store is away, or refuses, the rest stays in Redis, where it can be read for as long as results
+        are kept; nobody moves it to the object store later.
 
         Raises:
             LogFencedError: another worker has taken over.
         """
         await self._make_durable(wait=False)
         await self._write(replace(self.entry, complete=True))
+        if self._pending:
+            log.warning(
+                "the last %d bytes of the log of %s stay in Redis, for %d s: %s",
+                len(self._pending),
+                self._container,
+                RETENTION_S,
+                self.store_trouble,
+                extra={"action": "log_not_durable", "job": self._job_id, "attempt": self._attempt},
+            )
 
     async def _make_durable(self, *, wait: bool) -> None:
         while self._pending:
@@ -114,11 +146,13 @@ class LogWriter:
             path = piece_path(self._job_id, self._attempt, self._container, self.entry.durable, len(data))
             try:
                 await self._store.put(path, data)
-            except StoreUnavailable:
+            except StoreError as error:
+                self.store_trouble = f"{type(error).__name__}: {error}"
                 if not wait:
                     return
                 await asyncio.sleep(STORE_RETRY_S)
                 continue
+            self.store_trouble = ""
             await self._write(replace(self.entry, pieces=(*self.entry.pieces, len(data))), keep=KEPT_ENTRIES)
             self._pending.clear()
 
@@ -133,4 +167,10 @@ class LogWriter:
 
 
 def _with_gap(entry: LogEntry, why: str) -> LogEntry:
-    return replace(entry, gaps=(*entry.gaps, LogGap(entry.size, why)))
+    """The entry with one more gap; the same entry when it says so already."""
+    gap = LogGap(entry.size, why)
+    if gap in entry.gaps or len(entry.gaps) >= MAX_GAPS:
+        return entry
+    if len(entry.gaps) == MAX_GAPS - 1:
+        gap = LogGap(entry.size, f"{why} (and more may be missing from here on: no more gaps of this log are listed)")
+    return replace(entry, gaps=(*entry.gaps, gap))

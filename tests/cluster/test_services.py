@@ -79,7 +79,8 @@ def test_steps_use_a_real_redis_and_a_real_web_server_by_name_and_at_localhost(s
     assert result.status.result["services"] == []
 
 
-CRASH = "echo starting; echo 'FATAL: no password for lavender' >&2; exit 7"
+# One pipe, so that the lines keep their order.
+CRASH = "exec 2>&1; echo starting; echo 'FATAL: no password for lavender' >&2; exit 7"
 SLOW_CRASH = f"sleep 1; {CRASH}"
 IDLE = "echo starting; echo still thinking; trap 'exit 0' TERM; sleep 600 & wait"
 FAILURES: dict[str, tuple[dict[str, Any], str, bool]] = {

@@ -1,4 +1,4 @@
-"""Services that crash while streams break, kubelets fail and pods go: complete logs, or ones that say what they miss."""
+"""Services that crash while streams break, kubelets fail, pods go: complete logs, or ones that say what they miss."""
 
 import asyncio
 
@@ -161,7 +161,12 @@ def test_a_start_that_the_status_did_not_tell_of_in_time_is_declared_when_it_doe
         followed = follower(here, source)
         crash(source, followed, told=2)  # nothing had been told while the third start was read
         source.starts[-1:] = [THIRD]
-        assert await to_the_end(here, followed) == [b"two", b"FATAL two", b"three", ONE_START]
+        assert await to_the_end(here, followed) == [
+            b"two",
+            b"FATAL two",
+            b"three",
+            ONE_START + b": it would stand before this",
+        ]
 
     run(test)
 
@@ -199,6 +204,55 @@ def test_a_log_read_to_its_end_before_the_pod_was_deleted_has_no_gap() -> None:
     run(test)
 
 
+def test_a_silent_log_read_to_its_end_before_the_pod_was_deleted_has_no_gap() -> None:
+    async def test(here: World) -> None:
+        source = Sidecar([])
+        followed = follower(here, source)
+
+        def deleted() -> None:
+            source.gone = True
+            followed.container_ended()
+
+        source.when_read = deleted
+        assert await to_the_end(here, followed) == []
+
+    run(test)
+
+
+def test_a_start_that_printed_before_the_silent_one_that_was_read_first_is_not_lost() -> None:
+    async def test(here: World) -> None:
+        source = Sidecar(FIRST, [])
+        followed = follower(here, source)
+        source.when_read = followed.container_ended
+        assert await to_the_end(here, followed) == [b"one", b"FATAL one"]
+
+    run(test)
+
+
+def test_a_log_read_to_its_end_before_the_status_told_of_its_start_has_no_gap() -> None:
+    async def test(here: World) -> None:
+        source = Sidecar(FIRST)
+        followed = follower(here, source)
+
+        def told_and_deleted() -> None:
+            source.when_read = lambda: None
+            followed.container_restarted(1)
+            source.gone = True
+            followed.container_ended()
+
+        def restarted() -> None:
+            source.starts.append(SECOND)
+            source.when_read = read_once
+
+        def read_once() -> None:
+            source.when_read = told_and_deleted
+
+        source.when_read = restarted
+        assert await to_the_end(here, followed) == [b"one", b"FATAL one", b"two", b"FATAL two"]
+
+    run(test)
+
+
 def test_a_service_that_crashes_again_and_again_without_a_word_has_no_gap_and_is_not_asked_for_ever() -> None:
     async def test(here: World) -> None:
         source = Sidecar([])
@@ -216,7 +270,27 @@ def test_a_service_that_crashes_again_and_again_without_a_word_has_no_gap_and_is
 
         source.when_read = poll
         assert await to_the_end(here, followed) == []
-        assert sum(previous for _, previous in source.asked) == 29
+        assert sum(previous for _, previous in source.asked) == 30  # once for each start
+
+    run(test)
+
+
+def test_a_silent_start_that_was_read_is_not_declared_though_the_kubelet_has_removed_it() -> None:
+    async def test(here: World) -> None:
+        source = Sidecar([])
+        source.previous_removed = True
+        followed = follower(here, source)
+
+        def again() -> None:
+            source.starts.append([])
+            followed.container_restarted(len(source.starts) - 1)
+            source.when_read = followed.container_ended
+
+        def read() -> None:  # only a stream that has ended was read: the status may tell of the next start after that
+            source.when_read = again
+
+        source.when_read = read
+        assert await to_the_end(here, followed) == []
 
     run(test)
 
@@ -258,6 +332,33 @@ def test_a_start_that_was_over_before_it_was_looked_at_is_declared_while_the_nex
 
         source.when_read = crash_twice
         assert await to_the_end(here, followed) == [b"one", b"FATAL one", ONE_START, b"three"]
+
+    run(test)
+
+
+def test_a_start_that_was_over_before_it_was_looked_at_is_declared_though_the_waiting_one_printed_nothing() -> None:
+    async def test(here: World) -> None:
+        source = Sidecar(FIRST, SECOND, [])
+        source.waits = True
+        followed = follower(here, source)
+        followed.container_restarted(2, waits=True)
+        followed.container_ended()
+        two = b"[dynapod] the container was started again before the logs of 2 of its starts could be read"
+        assert await to_the_end(here, followed) == [two]
+
+    run(test)
+
+
+@pytest.mark.parametrize("cut", [False, True])
+def test_the_last_start_is_read_though_the_kubelet_has_removed_the_one_before_it(cut: bool) -> None:  # noqa: FBT001 - a case
+    async def test(here: World) -> None:
+        source = Sidecar(FIRST)
+        source.cut_after = AFTER_ONE if cut else None
+        source.previous_removed = True
+        followed = follower(here, source)
+        crash(source, followed, SECOND, told=1)
+        first = [b"one", AGAIN] if cut else [b"one", b"FATAL one"]
+        assert await to_the_end(here, followed) == [*first, b"two", b"FATAL two"]
 
     run(test)
 

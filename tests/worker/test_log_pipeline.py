@@ -274,6 +274,23 @@ def test_following_shows_lines_as_they_come_until_the_end_is_recorded() -> None:
     run(test)
 
 
+def test_following_an_attempt_that_the_ledger_has_forgotten_ends() -> None:
+    async def test(here: World) -> None:
+        writer = here.writer()
+        await writer.open()
+        await writer.append(b"2026-01-01T00:00:01Z one\n", LogCursor("2026-01-01T00:00:01Z", 1))
+        await here.redis.hset(f"rq:job:{JOB}", wire.FIELD_ATTEMPT, ATTEMPT)
+        lines = here.reader.read(JOB, ATTEMPT, follow=True)
+        assert (await anext(lines)).text == b"one"
+        await writer.append(b"2026-01-01T00:00:02Z two\n", LogCursor("2026-01-01T00:00:02Z", 1))
+        assert (await anext(lines)).text == b"two"
+        await here.redis.hset(f"rq:job:{JOB}", wire.FIELD_ATTEMPT, ATTEMPT + 1)
+        async with asyncio.timeout(10):
+            assert [line async for line in lines] == []
+
+    run(test)
+
+
 class Ghost(Stream):
     """While the stream is read, a write that was given up for lost takes effect after all."""
 
