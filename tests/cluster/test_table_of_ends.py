@@ -62,9 +62,10 @@ def policies(name: str, refusing: str) -> dict[str, Json]:
         "patient": {},
         "starved": {
             "pending_limit": "12s",
+            "runner_command": ["python3", "-c", "b'x' * 10**9"],
             "runner_resources": {
-                "requests": {"cpu": "20m", "memory": "8Mi", "ephemeral-storage": "16Mi"},
-                "limits": {"cpu": "1", "memory": "12Mi", "ephemeral-storage": "64Mi"},
+                "requests": {"cpu": "20m", "memory": "32Mi", "ephemeral-storage": "16Mi"},
+                "limits": {"cpu": "1", "memory": "64Mi", "ephemeral-storage": "64Mi"},
             },
         },
         "sandbox": {"runtime_class": name, "start_limit": "20s"},
