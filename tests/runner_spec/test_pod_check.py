@@ -115,7 +115,7 @@ NASTY: Sequence[Any] = [
         "npm/token",
         "GIT",
         "token",
-        "docker.io/evil:latest",
+        "foreign.example/evil:latest",
         "evil/python:3",
         "python:*",
     ),
@@ -455,7 +455,7 @@ BROKEN: dict[str, tuple[str, Change]] = {
     ),
     # a container
     "a name of a container that is none": ("spec.initContainers[0].name", lambda pod: service(pod).update(name="D_B")),
-    "a foreign image": ("spec.containers[0].image", lambda pod: run(pod).update(image="docker.io/evil")),
+    "a foreign image": ("spec.containers[0].image", lambda pod: run(pod).update(image="foreign.example/evil")),
     "an image that is none": ("spec.containers[0].image", lambda pod: run(pod).update(image="registry.example/A b")),
     "a foreign image of a service": ("spec.initContainers[0].image", lambda pod: service(pod).update(image="evil")),
     "another runner": ("spec.initContainers[1].image", lambda pod: checkout(pod).update(image="python:3.12")),
