@@ -44,6 +44,7 @@ class Stage:
     refusing: str  # a second namespace, with a quota of no pods
     priority_class: str
     placing: asyncio.Lock = field(default_factory=asyncio.Lock)
+    room: asyncio.Event = field(default_factory=asyncio.Event)  # the quota of `refusing` has been raised
 
     def pod(self, job: str, attempt: int = 1) -> str:
         return names.pod_name(job, attempt)
@@ -147,10 +148,15 @@ async def make_room(stage: Stage, job: str) -> None:
     quota = await stage.api.call("GET", path)
     quota["spec"]["hard"]["pods"] = "10"
     await stage.api.call("PUT", path, body=quota)
+    async with asyncio.timeout(60):
+        while (await stage.api.call("GET", path))["status"]["hard"]["pods"] != "10":  # noqa: ASYNC110 - only Kubernetes knows
+            await asyncio.sleep(0.2)
+    stage.room.set()
 
 
 async def heal_webhook(stage: Stage, job: str) -> None:
     await stage.waits(job, "failed calling webhook")
+    await stage.room.wait()  # the quota is asked after the webhook
     path = f"/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations/{stage.refusing}"
     await stage.api.call("DELETE", path)
 

@@ -28,8 +28,8 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(480)]
 JOBS: Final = 60
 WITH_ARTIFACT: Final = 3
 CAPACITY: Final = 40
-# Long enough that most jobs are still in flight when the workers have come and gone.
-SLEEP_S: Final = 25
+# Long enough that most jobs are still in flight when the workers have come, on a busy machine too, and gone.
+SLEEP_S: Final = 45
 IN_FLIGHT: Final = 20
 PATIENCE_S: Final = 180.0
 POLL_S: Final = 0.2

@@ -44,7 +44,7 @@ class Story:
 
 
 def policies(name: str, refusing: str) -> dict[str, Json]:
-    """By worker; short graces, so that what never comes right is told soon."""
+    """By worker; short graces, so that what never comes right is told soon, and long enough to be seen waiting."""
     common: Json = {"images": ["*"], "secrets": {"*": ["*"]}, "after_budget": "1s", "upload_budget": "20s"}
     run: Json = {"name": anatomy.RUN}
     privileged = {"privileged": True, "allowPrivilegeEscalation": True}
@@ -54,8 +54,8 @@ def policies(name: str, refusing: str) -> dict[str, Json]:
     ]
     different: dict[str, Json] = {
         "ends": {
-            "image_pull_grace": "8s",
-            "config_grace": "8s",
+            "image_pull_grace": "25s",
+            "config_grace": "15s",
             "platform_retries": 1,
             "platform_backoff": ["1s"],
         },
@@ -70,7 +70,7 @@ def policies(name: str, refusing: str) -> dict[str, Json]:
         },
         "sandbox": {"runtime_class": name, "start_limit": "20s"},
         "patched": {
-            "config_grace": "8s",
+            "config_grace": "15s",
             "pod_patch": {"spec": {"containers": [{**run, "envFrom": [{"configMapRef": {"name": "no-such-map"}}]}]}},
         },
         "refusing": {"namespace": refusing},
