@@ -28,7 +28,7 @@ from tests.cluster.site import Ended, Site, WorkerProcess, job
 from tests.cluster.test_identity import ask, mint, pod_of
 from tests.runner.git_server import new_repository
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 
 LOG = logging.getLogger(__name__)  # what the owners are told: --log-cli-level=INFO
 SCRIPTS = Path(__file__).parent / "misbehaviour"

@@ -25,7 +25,7 @@ from runner_spec.transfer import ARCHIVE_FORMAT_HEADER, ARTIFACTS_PATH, CACHES_P
 from tests.cluster.rendezvous import Rendezvous, rendezvous
 from tests.cluster.site import Site, WorkerProcess, ended, job, jobs_namespace, kubernetes
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 
 Json = dict[str, Any]
 HOLD = "dynapod.dev/held-by-a-test"  # a finalizer: the pod's object stays when it is deleted

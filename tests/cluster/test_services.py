@@ -9,7 +9,7 @@ import pytest
 from tests.cluster import images
 from tests.cluster.site import Ended, Site, job
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 
 # nginx writes where a user without rights may, and does not try to become another: root in a user namespace may not.
 NGINX = """
