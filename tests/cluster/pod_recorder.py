@@ -12,6 +12,7 @@ from tests.cluster.site import kubernetes
 
 WATCH_S = 60
 PAUSE_S = 1.0
+PATIENCE_S = 120.0
 
 
 class PodRecorder:
@@ -20,6 +21,16 @@ class PodRecorder:
     def __init__(self) -> None:
         self.uids: dict[str, set[str]] = defaultdict(set)
         self.creators: dict[str, str] = {}
+        self._news = asyncio.Condition()
+
+    async def wait_for(self, jobs: int) -> None:
+        """Until so many jobs have, or had, a pod.
+
+        Raises:
+            TimeoutError: they have not after `PATIENCE_S` seconds.
+        """
+        async with asyncio.timeout(PATIENCE_S), self._news:
+            await self._news.wait_for(lambda: len(self.uids) >= jobs)
 
     def _note(self, pod: dict[str, Any]) -> None:
         metadata = pod["metadata"]
@@ -35,6 +46,8 @@ class PodRecorder:
                     version = event.object["metadata"]["resourceVersion"]
                     if event.kind != "BOOKMARK":
                         self._note(event.object)
+                        async with self._news:
+                            self._news.notify_all()
             except ApiError as error:
                 if not error.temporary:  # such as a version that has expired: a record with a gap would prove nothing
                     raise

@@ -17,7 +17,8 @@ from tests.cluster.servers import BUCKET
 INSTALL_S: Final = 150
 # The node is small, and shared with other tests.
 SMALL: Final = {"requests": {"cpu": "50m", "memory": "96Mi"}, "limits": {"memory": "256Mi"}}
-TINY: Final = {"cpu": "50m", "memory": "64Mi", "ephemeral-storage": "64Mi"}
+# Sixty of them leave room on a node of two cores: for more workers, and for the pods of other tests.
+TINY: Final = {"cpu": "15m", "memory": "64Mi", "ephemeral-storage": "64Mi"}
 
 
 @dataclass(frozen=True)
