@@ -48,7 +48,10 @@ class Bug:
 
 @dataclass(frozen=True)
 class Project:
-    """A job: a source distribution, the tag it gets, what its tests and its build need, and maybe a bug."""
+    """A job: a source distribution, the tag it gets, what its tests and its build need, and maybe a bug.
+
+    `left_out` is a test that pytest is to leave out, by its id.
+    """
 
     job: str
     name: str
@@ -57,6 +60,7 @@ class Project:
     tag: str
     needs: tuple[str, ...]
     bug: Bug | None = None
+    left_out: str = ""
 
     @property
     def archive(self) -> str:
@@ -66,10 +70,12 @@ class Project:
 
 TENACITY_SHA256 = "1169d376c297e7de388d18b4481760d478b0e99a777cad3a9c86e556f4b697cb"
 TENACITY_NEEDS = (PYTEST, "tornado==6.5.2", "typeguard==4.4.4", "setuptools==80.9.0", "setuptools_scm==8.3.1")
+# It demands that a pause of one second ends within 1.1 s: no busy machine keeps that.
+TENACITY_CLOCK = "tests/test_asyncio.py::TestContextManager::test_sleeps"
 HATCH = ("hatchling==1.27.0", "hatch-vcs==0.5.0", "hatch-fancy-pypi-readme==25.1.0")
 
 PROJECTS = (
-    Project("tenacity", "tenacity", "9.1.2", TENACITY_SHA256, "9.1.2", TENACITY_NEEDS),
+    Project("tenacity", "tenacity", "9.1.2", TENACITY_SHA256, "9.1.2", TENACITY_NEEDS, left_out=TENACITY_CLOCK),
     Project(
         "structlog",
         "structlog",
@@ -99,6 +105,7 @@ PROJECTS = (
             "self.increment * (retry_state.attempt_number - 1)",
             "self.increment * retry_state.attempt_number",
         ),
+        left_out=TENACITY_CLOCK,
     ),
 )
 
@@ -107,6 +114,9 @@ def description(project: Project, repository: str, environ: Mapping[str, str], i
     """The job's description; JSON is YAML, too. `repository` is a URL, `image` one with Python, pip, venv and git."""
     needs = " ".join(project.needs)
     pip = ".venv/bin/python -m pip"
+    tests = ".venv/bin/python -m pytest -q -p no:cacheprovider --junitxml=junit.xml"
+    if project.left_out:
+        tests += f" --deselect {project.left_out}"
     offline = "--no-index --find-links .cache/wheels"
     # Wheels, not pip's own cache: whether pip may keep what it downloads, the index decides.
     key = "wheels-" + hashlib.sha256(needs.encode()).hexdigest()[:16]
@@ -123,7 +133,7 @@ def description(project: Project, repository: str, environ: Mapping[str, str], i
                 "run": f"test -d .cache/wheels || {pip} wheel --quiet --wheel-dir .cache/wheels {needs}",
             },
             {"name": "install", "run": f"{pip} install --quiet {offline} . {needs}"},
-            {"name": "test", "run": ".venv/bin/python -m pytest -q -p no:cacheprovider --junitxml=junit.xml"},
+            {"name": "test", "run": tests},
             {"name": "wheel", "run": f"{pip} wheel --quiet {offline} --no-deps --wheel-dir dist ."},
         ],
         "artifacts": [
