@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from devcluster.resources import PODS, Resource
+from devcluster.resources import Resource
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,8 +190,3 @@ def _details(resource: Resource, name: str) -> dict[str, Any]:
         details["group"] = resource.group
     details["kind"] = resource.plural
     return details
-
-
-def pod_not_found(name: str) -> StatusError:
-    """404 for a pod: the commonest answer of all."""
-    return not_found(PODS, name)

@@ -5,7 +5,7 @@ Precedence: a command line flag, then the environment variable `DYNAPOD_<NAME>` 
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING, Field, dataclass, field, fields
+from dataclasses import Field, dataclass, field, fields
 from typing import Any, Final
 
 ENV_PREFIX: Final = "DYNAPOD_"
@@ -120,10 +120,3 @@ def env_name(setting: "Field[Any]") -> str:
 def flag_name(setting: "Field[Any]") -> str:
     """The command line flag of a setting."""
     return "--" + setting.name.replace("_", "-")
-
-
-def default_text(setting: "Field[Any]") -> str:
-    """A setting's default as one would write it."""
-    if setting.default is MISSING:
-        return ""
-    return ",".join(setting.default) if isinstance(setting.default, tuple) else str(setting.default)
