@@ -18,6 +18,7 @@ from kubernetes.aio import config as kubernetes_config
 from kubernetes.aio.client import ApiClient, Configuration
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_delay, wait_random_exponential
 
+from runner_spec.ownership import Meeting, meet
 from runner_spec.version import __version__
 
 Json = dict[str, Any]
@@ -27,6 +28,9 @@ CALL_TIMEOUT_S: Final = 30.0
 STREAM_CONNECT_TIMEOUT_S: Final = 10.0
 RETRY_FOR_S: Final = 30.0
 LIST_PAGE: Final = 500
+
+JSON: Final = "application/json"
+METADATA_ONLY: Final = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 
 _CONFLICT: Final = 409
 _GONE: Final = 410
@@ -200,9 +204,12 @@ class KubernetesApi:
                 return await self._call_once(method, path, query, body)
         raise AssertionError("tenacity re-raises the last error")
 
-    async def _call_once(self, method: str, path: str, query: Mapping[str, str] | None, body: Json | None) -> Json:
+    async def _call_once(
+        self, method: str, path: str, query: Mapping[str, str] | None, body: Json | None, accept: str = JSON
+    ) -> Json:
+        timeout = aiohttp.ClientTimeout(CALL_TIMEOUT_S)
         try:
-            response = await self._send(self._calls, method, path, query, body, aiohttp.ClientTimeout(CALL_TIMEOUT_S))
+            response = await self._send(self._calls, method, path, query, body, timeout, accept)
             data = await response.read()
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise ApiError(0, "Unreachable", f"{method} {path}: {error or type(error).__name__}") from error
@@ -218,12 +225,13 @@ class KubernetesApi:
         query: Mapping[str, str] | None,
         body: Json | None,
         timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109 - aiohttp's own structure: connect, read and total differ
+        accept: str = JSON,
     ) -> aiohttp.ClientResponse:
         verb, url, headers, sent, _ = await client.param_serialize(
             method=method,
             resource_path=path,
             query_params=list((query or {}).items()),
-            header_params={"Accept": "application/json", "Content-Type": "application/json"},
+            header_params={"Accept": accept, "Content-Type": "application/json"},
             body=body,
             auth_settings=["BearerToken"],
         )
@@ -232,7 +240,7 @@ class KubernetesApi:
         return response
 
     async def create_pod(self, manifest: Json, *, retry_seconds: float | None = None) -> Json:
-        """Create a pod; when it exists with the same job and attempt labels, it is ours: return that one.
+        """Create a pod; when it exists, for the same job and attempt, return that one (`runner_spec.ownership.meet`).
 
         That makes a lost reply harmless. The second request may also be forbidden: by a quota that the pod of the
         first one has used up, before anybody looks at names. A foreign pod of the same name is an ApiError 409.
@@ -243,9 +251,7 @@ class KubernetesApi:
             if error.status not in (_CONFLICT, _FORBIDDEN):
                 raise
             existing = await self.get_pod(manifest["metadata"]["name"])
-            # A webhook may have added labels of its own.
-            ours = manifest["metadata"]["labels"].items()
-            if existing is None or not ours <= (existing["metadata"].get("labels") or {}).items():
+            if existing is None or meet(existing, manifest) is Meeting.REFUSE:
                 raise
             return existing
 
@@ -284,6 +290,22 @@ class KubernetesApi:
             token = page["metadata"].get("continue")
             if not token:
                 return items, str(page["metadata"]["resourceVersion"])
+            query["continue"] = token
+
+    async def pod_metadata(self, label_selector: str) -> AsyncGenerator[Json, None]:
+        """The metadata of all pods that match, a page in memory at a time; where the server can, nothing else is sent.
+
+        Raises:
+            ApiError: also in the middle, `expired` when the walk took too long: begin anew.
+        """
+        query = {"labelSelector": label_selector, "limit": str(LIST_PAGE)}
+        while True:
+            page = await self._call_once("GET", self._pods, query, None, f"{METADATA_ONLY},{JSON}")
+            for item in page["items"]:
+                yield item["metadata"]
+            token = page["metadata"].get("continue")
+            if not token:
+                return
             query["continue"] = token
 
     async def watch_pods(

@@ -318,18 +318,23 @@ class ObjectStore:
         except Exception as error:
             raise _translate(error, path) from error
 
-    async def list(self, folder: str, *, starting_with: str = "") -> AsyncIterator[ObjectMeta]:
+    @property
+    def lists_in_order(self) -> bool:
+        """Whether `list` yields names in their order; a folder has none."""
+        return not isinstance(self._backing, LocalStore)
+
+    async def list(self, folder: str, *, starting_with: str = "", after: str = "") -> AsyncIterator[ObjectMeta]:
         """All objects in a folder and below, in no particular order; `""` is the root, no such folder no objects.
 
         `folder` matches whole segments (`logs/run` is not `logs/run2`). `starting_with`, a whole path such as
-        `logs/run/0`, keeps what starts with it, character by character.
+        `logs/run/0`, keeps what starts with it, character by character; `after`, what follows it in the order of names.
 
         Raises:
             InvalidName, StoreRefused, StoreUnavailable: see there; also in the middle, never a silent end.
         """
         if folder:
             _check_name(folder)
-        pages, page = await self._first_page(folder)
+        pages, page = await self._first_page(folder, after)
         while page is not None:
             for entry in page:
                 if entry.path.startswith(starting_with):
@@ -337,8 +342,8 @@ class ObjectStore:
             page = await _next_page(pages, folder)
 
     @retried_read
-    async def _first_page(self, folder: str) -> tuple[_Pages, Sequence[ObjectMeta] | None]:
-        pages = aiter(obstore.list(self._backing, folder or None, chunk_size=LIST_PAGE))
+    async def _first_page(self, folder: str, after: str) -> tuple[_Pages, Sequence[ObjectMeta] | None]:
+        pages = aiter(obstore.list(self._backing, folder or None, offset=after or None, chunk_size=LIST_PAGE))
         return pages, await _next_page(pages, folder)
 
     async def delete(self, path: str) -> None:
@@ -354,6 +359,22 @@ class ObjectStore:
             failure = _translate(error, path)
             if not isinstance(failure, NotFound):
                 raise failure from error
+
+    async def delete_all(self, paths: Sequence[str]) -> None:
+        """Delete objects, as few requests as the store allows; those that do not exist are no error.
+
+        Raises:
+            InvalidName, StoreRefused, StoreUnavailable: see there; some may be deleted.
+        """
+        for path in paths:
+            _check_name(path)
+        try:
+            await obstore.delete_async(self._backing, list(paths))
+        except FileNotFoundError:  # a folder's own way; what came after it may still be there
+            for path in paths:
+                await self.delete(path)
+        except Exception as error:
+            raise _translate(error, f"{len(paths)} objects") from error
 
     async def probe(self) -> None:
         """Ask the store anything at all: for a readiness check.

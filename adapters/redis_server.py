@@ -1,18 +1,9 @@
-"""Redis: how connections are made, how its failures are named, and a server of our own for development and tests.
+"""A Redis server of our own, for development and tests: found, started, and stopped with us.
 
-The only module that imports redis-py and fakeredis. Three separate pools, because each has to fail differently
-(measured with redis-py 8.1):
-
-- `control` never re-sends. redis-py retries ten times by default, also commands that are not idempotent: a claim whose
-  reply is lost would be executed twice, and the first batch of jobs lost.
-- `blocking` has no socket timeout: a blocking command that outlives the timeout would be re-sent or torn down.
-- `sync` is for rq's own synchronous code, which runs in threads.
-
-All of them return bytes and carry ids that are not UTF-8 unharmed (`surrogateescape`), so that a hostile id cannot
-break a whole batch.
+What talks to a Redis is in `redis_connections`, how its failures are named in `redis_errors`; their names are offered
+here as well.
 """
 
-import asyncio
 import fcntl
 import os
 import shutil
@@ -20,44 +11,46 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, ClassVar, Final, Self, TextIO, TypeAlias
-from urllib.parse import urlsplit
+from typing import Final, TextIO
 
-import fakeredis
-import redis
-import redis.asyncio
-from fakeredis import aioredis as async_fakeredis
-from redis import exceptions
-from redis.asyncio.connection import parse_url as parse_async_url
-from redis.asyncio.retry import Retry as AsyncRetry
-from redis.backoff import NoBackoff
-from redis.client import Pipeline
-from redis.connection import parse_url as parse_sync_url
-from redis.retry import Retry
+from adapters.redis_connections import AsyncClient, Connections, SyncClient, SyncPipeline, connect, embed
+from adapters.redis_errors import (
+    BadRedisURL,
+    RedisError,
+    RedisRefused,
+    RedisUnavailable,
+    ScriptMissing,
+    WatchConflict,
+    translate,
+    translated,
+)
 
-AsyncClient: TypeAlias = "redis.asyncio.Redis"
-SyncClient: TypeAlias = "redis.Redis"
-SyncPipeline: TypeAlias = Pipeline
+__all__ = [
+    "AsyncClient",
+    "BadRedisURL",
+    "Connections",
+    "RedisError",
+    "RedisRefused",
+    "RedisUnavailable",
+    "ScriptMissing",
+    "Server",
+    "ServerNotStarted",
+    "SyncClient",
+    "SyncPipeline",
+    "WatchConflict",
+    "connect",
+    "embed",
+    "find_server",
+    "start_server",
+    "translate",
+    "translated",
+]
 
-# Raised by a watched transaction when somebody else wrote in between; part of the protocol, not a failure.
-WatchConflict = exceptions.WatchError
-# The script cache of a restarted or failed-over server is empty.
-ScriptMissing = exceptions.NoScriptError
-
-SCHEMES: Final = ("redis", "rediss", "unix")
-# Seconds. Longer than any script or batch of ours takes, shorter than a lease.
-CONTROL_TIMEOUT: Final = 5.0
-CONTROL_CONNECTIONS: Final = 16
-SYNC_CONNECTIONS: Final = 8
-# A watcher per queue and one subscription; the pool waits rather than fails beyond.
-BLOCKING_CONNECTIONS: Final = 64
-# Seconds to wait for a free connection of a pool: longer means that something holds them all.
-POOL_TIMEOUT: Final = 20.0
 SERVER_START_TIMEOUT: Final = 10.0
 SERVER_STOP_TIMEOUT: Final = 10.0
 # How long to wait for a server whose parent was killed: the kernel has told it to end, it flushes its log first.
@@ -74,163 +67,9 @@ if os.getppid() == int(sys.argv[1]):
 # A port found free may be taken by a neighbour before the server binds it.
 PORT_ATTEMPTS: Final = 5
 
-# Errors of a server that is starting, failing over, full or unable to write its log: the same call may succeed later.
-TEMPORARY_REPLIES: Final = ("LOADING", "READONLY", "MASTERDOWN", "TRYAGAIN", "CLUSTERDOWN", "MISCONF", "OOM", "BUSY")
-
-
-class RedisError(Exception):
-    """Redis did not do what it was asked; `temporary` says whether the same call may succeed later."""
-
-    temporary: ClassVar[bool] = False
-
-
-class RedisUnavailable(RedisError):  # noqa: N818 - a state, like the built-in BlockingIOError's siblings in this project
-    """No answer, or one that says "not now": the command may or may not have been executed."""
-
-    temporary = True
-
-
-class RedisRefused(RedisError):  # noqa: N818 - as above
-    """The server answered with an error that will come back: wrong password, wrong type of a key, unknown command."""
-
-
-class BadRedisURL(RedisError, ValueError):  # noqa: N818 - as above
-    """The URL cannot be used."""
-
 
 class ServerNotStarted(RedisError):  # noqa: N818 - as above
     """A Redis server of our own did not come up; the message holds the end of its log."""
-
-
-def translate(error: exceptions.RedisError | OSError) -> RedisError:
-    """Our error for redis-py's; raise it `from` the original."""
-    if isinstance(error, exceptions.ResponseError) and not isinstance(error, exceptions.BusyLoadingError):
-        temporary = str(error).startswith(TEMPORARY_REPLIES) or isinstance(
-            error, exceptions.ReadOnlyError | exceptions.OutOfMemoryError | exceptions.TryAgainError
-        )
-        kind: type[RedisError] = RedisUnavailable if temporary else RedisRefused
-        return kind(f"Redis refused: {error}")
-    if isinstance(error, exceptions.AuthenticationError | exceptions.DataError | exceptions.InvalidResponse):
-        return RedisRefused(f"Redis refused: {error}")
-    return RedisUnavailable(f"Redis gave no answer: {error}")
-
-
-@contextmanager
-def translated() -> Iterator[None]:
-    """Turn redis-py's errors into ours; `WatchConflict` and `ScriptMissing` pass, they belong to the protocol.
-
-    Raises a cancellation, too, that the block has swallowed: redis-py 8.1 sends with `asyncio.wait_for`, and Python
-    3.11's returns the result instead of raising when the cancellation comes just as the sending is done. A loop
-    around such a call would never end.
-
-    Raises:
-        RedisUnavailable: temporary; the command may have been executed.
-        RedisRefused: permanent.
-    """
-    before = _cancellations()
-    try:
-        yield
-    except (WatchConflict, ScriptMissing):
-        raise
-    except (exceptions.RedisError, OSError) as error:
-        raise translate(error) from error
-    if _cancellations() > before:
-        raise asyncio.CancelledError
-
-
-def _cancellations() -> int:
-    """How often the current task has been cancelled; 0 in a thread without a loop."""
-    try:
-        task = asyncio.current_task()
-    except RuntimeError:
-        return 0
-    return task.cancelling() if task else 0
-
-
-@dataclass(frozen=True, slots=True)
-class Connections:
-    """The pools of one process; see the module's text. `embedded` is True for Redis inside this process."""
-
-    control: AsyncClient
-    blocking: AsyncClient
-    sync: SyncClient
-    embedded: bool = False
-
-    async def aclose(self) -> None:
-        """Close every connection; the pools cannot be used afterwards."""
-        for client in (self.control, self.blocking):
-            await client.aclose(close_connection_pool=True)
-        self.sync.close()
-        self.sync.connection_pool.disconnect()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.aclose()
-
-
-def connect(url: str, *, control_timeout: float = CONTROL_TIMEOUT) -> Connections:
-    """Pools for a server; no connection is opened yet.
-
-    Args:
-        url: `redis://[[user]:password@]host[:port][/db]`, `rediss://…` (TLS) or `unix://[[user]:password@]/path[?db=0]`.
-        control_timeout: seconds that a command on `control` may take.
-
-    Raises:
-        BadRedisURL: when the URL has another scheme or cannot be parsed.
-    """
-    options = _options(url, parse_async_url)
-    control = redis.asyncio.BlockingConnectionPool(
-        **(options | {"socket_timeout": control_timeout, "retry": AsyncRetry(NoBackoff(), 0)}),
-        max_connections=CONTROL_CONNECTIONS,
-        timeout=POOL_TIMEOUT,
-    )
-    blocking = redis.asyncio.BlockingConnectionPool(
-        **(options | {"socket_timeout": None, "retry": AsyncRetry(NoBackoff(), 0)}),
-        max_connections=BLOCKING_CONNECTIONS,
-        timeout=POOL_TIMEOUT,
-    )
-    return Connections(
-        control=redis.asyncio.Redis(connection_pool=control),
-        blocking=redis.asyncio.Redis(connection_pool=blocking),
-        sync=_sync_client(url, control_timeout),
-    )
-
-
-def embed() -> Connections:
-    """Redis inside this process (fakeredis, Lua included), with nothing to install and nothing kept afterwards.
-
-    Not a proof of anything about crashes: its blocking commands return at once and `INFO` is missing.
-    """
-    server = fakeredis.FakeServer()
-    options: dict[str, Any] = {"server": server, "encoding_errors": "surrogateescape"}
-    return Connections(
-        control=async_fakeredis.FakeRedis(**options),
-        blocking=async_fakeredis.FakeRedis(**options),
-        sync=fakeredis.FakeRedis(**options),
-        embedded=True,
-    )
-
-
-def _options(url: str, parse: Callable[[str], Mapping[str, Any]]) -> dict[str, Any]:
-    """The URL's own options; ours are set after them, so a URL cannot bring retries or timeouts back."""
-    if urlsplit(url).scheme not in SCHEMES:
-        shown = url.rpartition("@")[2]  # a password must not reach a log
-        raise BadRedisURL(f"Redis URL {shown!r}: the scheme must be one of {', '.join(SCHEMES)} (redis://host:6379/0).")
-    try:
-        parsed = dict(parse(url))
-    except ValueError as error:
-        raise BadRedisURL(f"Redis URL: {error}. Write redis://host:6379/0 or unix:///path/redis.sock?db=0.") from error
-    # RESP2: rq 3.0 is written for its replies.
-    return parsed | {"encoding_errors": "surrogateescape", "decode_responses": False, "protocol": 2}
-
-
-def _sync_client(url: str, timeout: float) -> SyncClient:
-    options = _options(url, parse_sync_url) | {"socket_timeout": timeout, "retry": Retry(NoBackoff(), 0)}
-    make_pool: Any = redis.BlockingConnectionPool  # redis-py leaves it untyped
-    pool = make_pool(**options, max_connections=SYNC_CONNECTIONS, timeout=POOL_TIMEOUT)
-    return redis.Redis(connection_pool=pool)
 
 
 @dataclass(frozen=True, slots=True)

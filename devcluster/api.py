@@ -7,6 +7,7 @@ import asyncio
 import hmac
 import json
 import logging
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from contextvars import ContextVar
@@ -133,7 +134,8 @@ class Api:
             facts = _facts(request)
             name = facts.name or _object_name.get()
             agent = request.headers.get("User-Agent", "")
-            self._audit.add(AuditEntry(facts.verb, facts.namespace, name, response.status, agent, facts.resource))
+            verb, namespace, resource = facts.verb, facts.namespace, facts.resource
+            self._audit.add(AuditEntry(verb, namespace, name, response.status, agent, resource, time.time()))
         if fault is not None and fault.lose_reply and request.transport is not None:
             request.transport.abort()
         return response

@@ -13,18 +13,19 @@ MUTATING: Final = {"POST": "create", "PUT": "update", "PATCH": "patch", "DELETE"
 
 
 class AuditEntry(NamedTuple):
-    """One mutating request that was answered. `resource` holds a subresource too: `pods/status`."""
+    """One mutating request that was answered, at `at` (Unix seconds). `resource` holds a subresource too."""
 
     verb: str
     namespace: str
     name: str
     code: int
     user_agent: str
-    resource: str
+    resource: str  # `pods`, `pods/status`
+    at: float
 
 
 class AuditLog:
-    """The last `KEPT_ENTRIES` mutating requests, oldest first."""
+    """The last mutating requests, oldest first."""
 
     def __init__(self, kept: int = KEPT_ENTRIES) -> None:
         self._entries: deque[AuditEntry] = deque(maxlen=kept)

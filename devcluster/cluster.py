@@ -13,7 +13,7 @@ from typing import Any, Final, TextIO
 from aiohttp import web
 
 from devcluster.api import Api, token_prefix
-from devcluster.audit import AuditEntry, AuditLog, FaultPlan
+from devcluster.audit import KEPT_ENTRIES, AuditEntry, AuditLog, FaultPlan
 from devcluster.kubelet import DEFAULT_NODE_NAME, Kubelet
 from devcluster.registry import DEFAULT_ACCOUNT, Registry
 from devcluster.resources import NAMESPACES, PODS, SERVICE_ACCOUNTS
@@ -49,6 +49,7 @@ class DevCluster:
         retry_seconds: how often a pod that waits for a secret or config map looks again.
         back_off_seconds: first back-off of a crashing sidecar; it doubles up to 300 s.
         faults: scripted faults, asked about every request.
+        kept_audit: entries that the audit log keeps, the newest ones.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class DevCluster:
         retry_seconds: float = 1.0,
         back_off_seconds: float = 10.0,
         faults: FaultPlan | None = None,
+        kept_audit: int = KEPT_ENTRIES,
     ) -> None:
         self._root = root
         self._runtime = runtime
@@ -74,7 +76,7 @@ class DevCluster:
         self._port = port
         self._advertise = advertise
         self._token = secrets.token_urlsafe(_TOKEN_BYTES)
-        self._audit = AuditLog()
+        self._audit = AuditLog(kept_audit)
         self.store = Store(history=history)
         registry = Registry(self.store)
         self._tokens = TokenIssuer(self._pod_lives)
@@ -107,6 +109,9 @@ class DevCluster:
             self._registry.create(NAMESPACES, "", {"metadata": {"name": name}})
             for account in self._service_accounts:
                 self._registry.create(SERVICE_ACCOUNTS, name, {"metadata": {"name": account}})
+        await self._listen()
+
+    async def _listen(self) -> None:
         self._api = Api(self.store, self._registry, self._kubelet, self._tokens, self._token, self._audit, self._faults)
         # Without handler_cancellation a watch of a client that has gone would stay until its next event.
         self._runner = web.AppRunner(
@@ -118,6 +123,37 @@ class DevCluster:
         except OSError as error:
             await self.stop()
             raise ClusterError(f"port={self._port}: {error.strerror}; choose another, or 0 for a free one") from error
+        self._port = self._runner.addresses[0][1]  # kept over a restart: clients come back to it
+
+    async def restart_api(self, away_seconds: float, *, compact: bool = False) -> None:
+        """The API server goes away for so long, and comes back at the same address with the same objects.
+
+        Every connection is reset, in the middle of an answer too. The pods run on: the kubelet is another process in
+        real life. `compact`: the history is gone when it is back, so that every watch has to begin anew (410).
+
+        Raises:
+            ClusterError: it is not running, or somebody has taken the port meanwhile.
+        """
+        runner, self._runner = self._runner, None
+        if self._api is None or runner is None or runner.server is None:
+            raise ClusterError("the API server does not run: start the cluster, or wait until it is back")
+        for site in list(runner.sites):
+            await site.stop()  # first of all: nobody may come in while the others are thrown out
+        for connection in runner.server.connections:
+            if isinstance(connection.transport, asyncio.Transport):
+                connection.transport.abort()
+        self._api.close()
+        await runner.cleanup()
+        await asyncio.sleep(away_seconds)
+        if self._lock is None:
+            return  # the cluster was stopped meanwhile
+        if compact:
+            self.compact()
+        await self._listen()
+
+    def compact(self) -> None:
+        """Forget the history, as etcd's compaction does: to begin at an older resourceVersion is answered with 410."""
+        self.store.compact()
 
     def _prepare_root(self) -> None:
         self._root.mkdir(parents=True, exist_ok=True)
@@ -144,10 +180,10 @@ class DevCluster:
 
     @property
     def url(self) -> str:
-        """`http://127.0.0.1:<port>`; only while it is started."""
-        if self._runner is None or not self._runner.addresses:
+        """`http://127.0.0.1:<port>`, also while the API server is away; only once the cluster is started."""
+        if self._api is None or not self._port:
             raise ClusterError("the cluster is not started; await start() first")
-        return f"http://{_HOST}:{self._runner.addresses[0][1]}"
+        return f"http://{_HOST}:{self._port}"
 
     @property
     def token(self) -> str:

@@ -103,6 +103,7 @@ class Collection:
         self._objects: dict[Key, Version] = {}
         self._history: deque[Change] = deque(maxlen=history)
         self._forgotten = revisions.current  # newest revision of which no event is kept
+        self._compacted = 0  # a watch may not start before this revision, whether or not it would miss anything
         self._waiters: set[asyncio.Future[None]] = set()
 
     def __len__(self) -> int:
@@ -111,6 +112,11 @@ class Collection:
     @property
     def oldest_watchable(self) -> int:
         """A watch may start after this revision or any later one."""
+        return max(self._forgotten, self._compacted)
+
+    @property
+    def oldest_followable(self) -> int:
+        """A watch that has come as far as this, or further, has missed nothing."""
         return self._forgotten
 
     @property
@@ -128,7 +134,7 @@ class Collection:
 
     def sorted_at(self, namespace: str | None, revision: int) -> list[tuple[Key, Version]] | None:
         """Objects as they were at a past revision; None when that is no longer known."""
-        if revision < self._forgotten:
+        if revision < self.oldest_watchable:
             return None
         past = dict(self._objects)
         for change in reversed(self._history):
@@ -194,6 +200,14 @@ class Collection:
             if timer is not None:
                 timer.cancel()
 
+    def compact(self) -> None:
+        """Forget the history. Watches that have kept up go on, as they do on the apiserver's watch cache."""
+        self._compacted = self._revisions.current
+        if self._history:
+            self._forgotten = self._history[-1].revision
+            self._history.clear()
+        self.wake()  # who has not kept up is told at once
+
     def wake(self) -> None:
         """Let every waiter look again (at shutdown)."""
         for waiter in self._waiters:
@@ -211,6 +225,11 @@ class Store:
 
     def __getitem__(self, resource: Resource) -> Collection:
         return self._collections[resource.plural]
+
+    def compact(self) -> None:
+        """Forget all history, as etcd's compaction does: no watch, page or list may begin at an older revision."""
+        for collection in self._collections.values():
+            collection.compact()
 
     def wake(self) -> None:
         """Let every watcher look again (at shutdown)."""

@@ -97,8 +97,8 @@ class Watch:
         final_bookmark = float("inf") if short else end - _LAST_BOOKMARK_SECONDS
         while not self._closing.is_set():
             now = loop.time()
-            if self._position < self._collection.oldest_watchable:
-                yield _error(_too_old(self._position, self._collection.oldest_watchable))
+            if self._position < self._collection.oldest_followable:
+                yield _error(_too_old(self._position, self._collection.oldest_followable))
                 return
             if batch := self._batch():
                 yield batch

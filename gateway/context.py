@@ -1,7 +1,7 @@
 """What every handler may use: the stores, the limits and the metrics of the application, and facts of the request."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import Final
@@ -18,7 +18,7 @@ from gateway.settings import Limits
 
 @dataclass(slots=True)
 class Gateway:
-    """The application's parts. `draining` turns true when it is about to stop."""
+    """The application's parts. `draining` turns true when it is about to stop; `waits_for` says what is away."""
 
     store: ObjectStore
     reviewer: TokenReviewer
@@ -26,6 +26,7 @@ class Gateway:
     limits: Limits
     metrics: Metrics
     draining: bool = False
+    waits_for: Callable[[], str] = str
     saving: set[str] = field(default_factory=set)  # cache entries (object names) being uploaded right now
     _slots: asyncio.Semaphore = field(init=False)
     _requests: int = field(default=0, init=False)

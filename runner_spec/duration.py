@@ -9,6 +9,10 @@ from pydantic_core import PydanticCustomError
 # 30 days. Far beyond any policy's cap; it keeps sums of durations within a Kubernetes int32 of seconds.
 MAXIMUM_SECONDS: Final = 30 * 24 * 3600
 
+# What is kept for less might be deleted while the job's end is being recorded; more than ten years is `never`.
+MINIMUM_RETENTION: Final = 3600
+MAXIMUM_RETENTION: Final = 3650 * 24 * 3600
+
 _UNITS: Final = {"d": 86400, "h": 3600, "m": 60, "s": 1}
 _PATTERN: Final = r"(?:([0-9]{1,9})d)?(?:([0-9]{1,9})h)?(?:([0-9]{1,9})m)?(?:([0-9]{1,9})s)?"
 _DURATION: Final = re.compile(_PATTERN)
@@ -50,6 +54,22 @@ def parse_keep(value: object) -> int:
     return parse_duration(length)
 
 
+def parse_retention(value: object) -> int:
+    """Seconds of `90d`; 0 for `never` and 0, which keep what there is.
+
+    Raises:
+        ValueError: when the value is anything else, or not between 1 hour and 10 years.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        raise ValueError("this is not how long something is kept")  # noqa: TRY004 - one error for callers
+    if value in ("never", "0", 0):
+        return 0
+    seconds = _seconds(value) if isinstance(value, str) else value
+    if not MINIMUM_RETENTION <= seconds <= MAXIMUM_RETENTION:
+        raise ValueError("what ends is kept for 1h to 3650d")
+    return seconds
+
+
 def format_duration(seconds: int) -> str:
     """The shortest text that `parse_duration` reads back: 5400 → `1h30m`.
 
@@ -71,6 +91,14 @@ def _validate_keep(value: Any) -> int:  # noqa: ANN401 - a validator's input is 
     except ValueError as error:
         remedy = "write on-failure and a duration, such as on-failure 1h"
         raise PydanticCustomError("keep", "{reason}", {"reason": str(error), "remedy": remedy}) from error
+
+
+def _validate_retention(value: Any) -> int:  # noqa: ANN401 - a validator's input is anything
+    try:
+        return parse_retention(value)
+    except ValueError as error:
+        remedy = "write a duration from 1h to 3650d, such as 90d, or never"
+        raise PydanticCustomError("retention", "{reason}", {"reason": str(error), "remedy": remedy}) from error
 
 
 def _validate_or_zero(value: Any) -> int:  # noqa: ANN401 - a validator's input is anything
@@ -97,3 +125,15 @@ KeepSeconds = Annotated[
     WithJsonSchema({"type": "string", "pattern": f"^on-failure (?=.)(?:[0-9]{{1,9}}|{_PATTERN})$"}),
 ]
 SecondsOrZero = Annotated[int, PlainValidator(_validate_or_zero), _schema(0)]
+RetentionSeconds = Annotated[
+    int,
+    PlainValidator(_validate_retention),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "integer", "minimum": 0, "maximum": MAXIMUM_RETENTION},
+                {"type": "string", "pattern": f"^(?=.)(?:never|[0-9]{{1,9}}|{_PATTERN})$"},
+            ]
+        }
+    ),
+]

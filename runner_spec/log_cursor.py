@@ -9,7 +9,7 @@ already seen and says when the place itself is gone (the log was rotated meanwhi
 from dataclasses import dataclass
 from typing import Final
 
-# A line longer than this is passed on in parts, so that a job without newlines cannot fill the worker's memory.
+# A line longer than this is passed on, or skipped, in parts: a job without newlines cannot fill the worker's memory.
 PART_BYTES: Final = 256 * 1024
 _FRACTION_DIGITS: Final = 9
 
@@ -72,18 +72,19 @@ class LogResumer:
         # What is still to be recognised of the place resumed from; None once the stream is past it.
         self._seeking: LogCursor | None = self.cursor if self.cursor.time else None
         self._seen = 0
+        self._skip = 0  # bytes of the current line that were seen before and are still to come; -1: all of it
 
     def feed(self, chunk: bytes) -> bytes:
         """New bytes of the log, from raw bytes of the stream: complete lines, and parts of overlong ones."""
-        self._buffer += chunk
+        self._buffer += self._unseen(chunk) if self._skip else chunk
         end = self._buffer.rfind(b"\n") + 1
         fresh = b""
         if end:
             lines = bytes(self._buffer[:end])
             del self._buffer[:end]
             fresh = self._take_lines(lines)
-        if len(self._buffer) > PART_BYTES and self._seeking is None:
-            fresh += self._take_part()
+        if len(self._buffer) > PART_BYTES:
+            fresh += self._take_part() if self._seeking is None else self._seek_in_part(self._seeking)
         return fresh
 
     def finish(self) -> bytes:
@@ -103,6 +104,35 @@ class LogResumer:
         """Whether the place resumed from has not been seen; when the stream is over, it is not in there."""
         place = self._seeking
         return place is not None and (self._seen < place.repeats or place.partial >= 0)
+
+    def _seek_in_part(self, place: LogCursor) -> bytes:
+        """The beginning of an overlong line, in a stream that is not past its place yet: seen before, cut, or new."""
+        stamp, _, content = bytes(self._buffer).partition(b" ")
+        order = _compare(stamp.decode(errors="replace"), place.time)
+        if order < 0 or (order == 0 and self._seen < place.repeats):
+            self._seen += order == 0
+            self._skip = -1
+            self._buffer.clear()
+            return b""
+        self._seeking = None
+        if order > 0 or place.partial < 0:
+            self.gap = order > 0 and (self._seen < place.repeats or place.partial >= 0)
+            return self._take_part()
+        self._buffer.clear()
+        self._in_line = True
+        self._skip = max(place.partial - len(content), 0)
+        self.cursor = LogCursor(place.time, place.repeats, max(place.partial, len(content)))
+        return content[place.partial :]
+
+    def _unseen(self, chunk: bytes) -> bytes:
+        """The chunk without what is to be skipped of the current line."""
+        end = chunk.find(b"\n")
+        if self._skip < 0:
+            self._skip = 0 if end >= 0 else -1
+            return chunk[end + 1 :] if end >= 0 else b""
+        left_out = min(self._skip, len(chunk) if end < 0 else end)
+        self._skip = 0 if end >= 0 else self._skip - left_out
+        return chunk[left_out:]
 
     def _take_unfinished(self, place: LogCursor) -> bytes:
         """The last line of the stream, without newline: it may be the very one that was cut."""

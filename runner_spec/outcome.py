@@ -7,6 +7,8 @@ from typing import Any, Final
 
 # The reason of an attempt that ended before it began: the namespace had no room for its pod. The job only waits.
 NO_ROOM: Final = "quota"
+# The reason of a job that was given up because workers died of it: never tried again, it would only cost more of them.
+POISON: Final = "poison"
 
 
 class Verdict(StrEnum):

@@ -20,7 +20,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from runner_spec import diagnosis, grammar
-from runner_spec.duration import Seconds, SecondsOrZero
+from runner_spec.duration import RetentionSeconds, Seconds, SecondsOrZero
 from runner_spec.problem import InvalidPolicy, Problem, shorten
 from runner_spec.quantity import Bytes, Cpu, Quantity, parse_quantity
 from runner_spec.version import __version__
@@ -196,6 +196,12 @@ class Policy(_Model):
     platform_backoff: Annotated[tuple[Seconds, ...], Strict(strict=False)] = Field(
         default=(10, 60), min_length=1, description="Delays before them; the last one repeats. Up to a fifth is added."
     )
+    worker_losses: int = Field(
+        default=3,
+        ge=0,
+        le=100,
+        description="How many workers may die while handling one job and no other, before it ends as `poison`; 0: any.",
+    )
     job_backoff: Annotated[tuple[Seconds, ...], Strict(strict=False)] = Field(
         default=(1,), min_length=1, description="Delays before the retries that a description asks for."
     )
@@ -209,6 +215,17 @@ class Policy(_Model):
         default=300, description="How long after its deadline a deleted pod may linger before its node counts as lost."
     )
     max_log_bytes: int = Field(default=256 * 1024**2, ge=1024, description="Most bytes of log kept of one container.")
+
+    # Storage
+    retention: RetentionSeconds = Field(
+        default=30 * 24 * 3600,
+        description="How long the logs and artifacts of a job that has ended are kept, from the newest of them; "
+        "`never` (or 0) deletes none.",
+    )
+    cache_retention: RetentionSeconds = Field(
+        default=30 * 24 * 3600,
+        description="How long a cache is kept from when it was saved; `never` (or 0) deletes none.",
+    )
 
     # Found out by the worker, never written by the operator: `with_gateway_at`.
     _gateway_address: str = PrivateAttr(default="")
@@ -313,6 +330,9 @@ def local_policy(*, gateway_url: str, host_paths: Sequence[str] = ("/",), **chan
         # Local containers are processes of this machine's user: there is no namespace to be root in.
         "user_namespaces": False,
         "max_timeout": "7d",
+        # The author's own disk: nobody has asked for anything on it to be deleted.
+        "retention": "never",
+        "cache_retention": "never",
         "max_services": 16,
         "max_resources": {"cpu": 1024, "memory": "1Ti", "ephemeral-storage": "100Ti"},
         "max_service_resources": {"cpu": 1024, "memory": "1Ti", "ephemeral-storage": "100Ti"},

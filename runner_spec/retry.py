@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from runner_spec.outcome import Fault, Outcome, Verdict
+from runner_spec.outcome import POISON, Fault, Outcome, Verdict
 from runner_spec.policy import Policy
 
 JITTER: Final = 0.2  # of a delay at most is added, so that a thousand evicted jobs do not come back at once
@@ -67,6 +67,8 @@ def decide(
     """
     if outcome.verdict is not Verdict.FAILED:
         return Stand(f"{outcome.verdict} is final")
+    if outcome.reason == POISON:
+        return Stand("it has cost enough workers")
     if outcome.fault is Fault.PLATFORM and platform_retries < policy.platform_retries:
         delay = _spread(_step(policy.platform_backoff, platform_retries), job_id, attempt)
         why = f"the platform's fault: retry {platform_retries + 1} of {policy.platform_retries}"

@@ -41,6 +41,8 @@ _CONTINUED: Final = "%"
 _FORMAT_SEPARATOR: Final = "="
 _ARCHIVE: Final = re.compile(r"[a-z0-9.]{1,39}")
 _ENTRY: Final = re.compile(r"=([a-z0-9.]{1,39})\Z")
+_OF_A_JOB: Final = re.compile(rf"{JOBS}/[a-z0-9-]+-[0-9a-f]{{{HASH_CHARACTERS}}}/")
+_MANIFEST: Final = re.compile(rf"{JOBS}/[^/]+/[1-9][0-9]*/manifest\.json")
 _OFFSET: Final = re.compile(r"/([0-9]{20})\Z")
 
 
@@ -62,6 +64,20 @@ def attempt_prefix(job_id: str, attempt: int) -> str:
     if attempt < 1:
         raise ValueError(f"attempt is {attempt}: attempts are counted from 1")
     return f"{job_prefix(job_id)}/{attempt}"
+
+
+def job_folder(path: str) -> str | None:
+    """The folder of the job that an object belongs to, with its slash: in the order of names, as their objects are.
+
+    None for what is no job's.
+    """
+    found = _OF_A_JOB.match(path)
+    return found[0] if found else None
+
+
+def is_manifest(path: str) -> bool:
+    """Whether `manifest_path` made this name."""
+    return _MANIFEST.fullmatch(path) is not None
 
 
 def artifacts_prefix(job_id: str, attempt: int) -> str:

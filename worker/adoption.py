@@ -10,17 +10,18 @@ import logging
 from collections.abc import Coroutine
 from typing import Any, Final, Protocol
 
+from adapters.redis_outage import Outage
+from runner_spec.ownership import Lookup, Start, after_lookup, first_step, is_pod_of
 from worker.attempt import Attempt, Phase, Pod
 from worker.launch import Launcher
 from worker.metrics import WorkerMetrics
-from worker.queue import Claim, JobQueue, QueueUnavailable
+from worker.queue import Claim, JobQueue, QueueRefused, QueueUnavailable
 from worker.reflector import Reflector
 from worker.roster import Roster
 
 log = logging.getLogger(__name__)
 
 BATCH: Final = 100
-REDIS_PAUSE_S: Final = 1.0
 
 
 class Hands(Protocol):
@@ -40,6 +41,9 @@ class Hands(Protocol):
 
     def observe(self, attempt: Attempt, pod: Pod) -> None:
         """Take note of its pod."""
+
+    def bury(self, attempt: Attempt) -> None:
+        """End it without a look at it: it kills workers."""
 
 
 class Adoption:
@@ -63,6 +67,7 @@ class Adoption:
         self._hands = hands
         self._metrics = metrics
         self._lease_seconds = lease_seconds
+        self.refused = Outage("the lease is not renewed, or nothing adopted")
         self._dead: set[str] = set()  # incarnations whose lease has lapsed, as last asked
 
     async def run(self) -> None:
@@ -73,7 +78,14 @@ class Adoption:
                 await self._cover_dead()
                 await self._adopt()
             except QueueUnavailable as error:
-                log.warning("nothing adopted: %s", error, extra={"action": "redis_away"})
+                # The lease is as good as lapsed where Redis is away for long: be among the first when it is back.
+                await self._queue.outage.pause(error)
+                continue
+            except QueueRefused as error:
+                # A right that is missing, say. What is held runs on; without a lease, others take it over.
+                self.refused.report(error)
+            else:
+                self.refused.over()
             await asyncio.sleep(self._lease_seconds / 3)
 
     async def _cover_dead(self) -> None:
@@ -90,14 +102,16 @@ class Adoption:
             claims = await self._queue.adopt(min(room, BATCH))
             held = [self._roster.hold(claim) for claim in claims]
             for attempt in held:
-                if not attempt.claim.adopted:
+                if first_step(adopted=attempt.claim.adopted) is Start.CREATE:
                     self._hands.start(attempt, self._hands.launch(attempt))
-            adopted = [attempt for attempt in held if attempt.claim.adopted]
+            adopted = [attempt for attempt in held if first_step(adopted=attempt.claim.adopted) is Start.FIND]
             for attempt in adopted:
                 self._metrics.adopted.inc()
                 log.info("adopted", extra={"action": "adopted", **attempt.log_extra})
                 attempt.description = self._launcher.describe(attempt.claim)
                 self._hands.follow_logs(attempt)
+                if attempt.claim.workers_lost:
+                    self._hands.bury(attempt)
             if adopted:
                 # Not awaited here: while Kubernetes is away, the lease must be renewed all the same.
                 self._hands.spawn(self._find_pods(adopted))
@@ -117,7 +131,10 @@ class Adoption:
         Its creator may still be about to create it, so this attempt's pod is never created here: the next attempt is.
         """
         pod = await self._launcher.find(attempt.pod_name)
-        if pod is not None:
+        if pod is not None and not is_pod_of(pod["metadata"], attempt.claim.job_id, attempt.claim.attempt):
+            pod = None  # it only has the name
+        if after_lookup(found=pod is not None) is Lookup.FOLLOW:
+            assert pod is not None
             self._hands.observe(attempt, pod)
             return
         claim = await self._mint(attempt)
@@ -134,5 +151,4 @@ class Adoption:
             try:
                 return await self._queue.mint(attempt.claim)
             except QueueUnavailable as error:
-                log.warning("no attempt minted yet: %s", error, extra={"action": "redis_away", **attempt.log_extra})
-            await asyncio.sleep(REDIS_PAUSE_S)
+                await self._queue.outage.pause(error)

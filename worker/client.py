@@ -36,6 +36,9 @@ REGISTRIES: Final = {
     "ready_to_enqueue": "ready",
 }
 
+# Seconds to wait for replicas; a command may take five in all (`redis_connections.CONTROL_TIMEOUT`).
+REPLICAS_TIMEOUT: Final = 4.0
+
 RQ_SUSPENDED: Final = "rq:suspended"  # rq/suspension.py: while it is there, no worker takes a job
 
 # One script, so that a claim cannot fall between the look at the status and the write. A waiting job gets what rq's
@@ -72,6 +75,15 @@ return {'canceled', status}
 """
 
 
+# A write that changes nothing and is sent to the replicas, after the job.
+TOUCH_SCRIPT: Final = """
+local origin = redis.call('HGET', KEYS[1], 'origin')
+if origin then
+    redis.call('HSET', KEYS[1], 'origin', origin)
+end
+"""
+
+
 class ClientError(Exception):
     """A request of a client that cannot be met; the message names the job and the remedy."""
 
@@ -85,6 +97,17 @@ class UnknownJobError(ClientError):
 
 class DuplicateJobIdError(ClientError):
     """A job of this id exists and `unique` was asked for."""
+
+
+class NotReplicatedError(ClientError):
+    """The job is enqueued on the primary, and fewer replicas than asked for have said that they have it."""
+
+    def __init__(self, job_id: str, acknowledged: int, replicas: int, seconds: float) -> None:
+        super().__init__(
+            f"job {job_id!r} is enqueued, but is not safe yet: {acknowledged} of {replicas} replicas have it after "
+            f"{seconds:g} s, and a failover now could lose it. Submit it again with the same job id, or see to the "
+            "replicas"
+        )
 
 
 class Cancellation(StrEnum):
@@ -134,27 +157,68 @@ class JobClient:
         job_id: str | None = None,
         unique: bool = False,
         queue: str = wire.DEFAULT_QUEUE,
+        replicas: int = 0,
+        replicas_timeout: float = REPLICAS_TIMEOUT,
+        result_ttl: int | None = None,
     ) -> str:
-        """Enqueue one job and return its id; on return, the job is in Redis.
+        """Enqueue one job and return its id; on return, the job is in Redis, and in `replicas` copies of it.
+
+        A success is kept for `result_ttl` seconds, rq's 500 by default.
+
+        With `replicas`, a job of this id that exists is left as it is, in whatever state: after a
+        `NotReplicatedError` or a `RedisUnavailable` it may be submitted again, and never runs twice. Waits for at most
+        `replicas_timeout` seconds.
 
         Raises:
-            ValueError: when rq would refuse `job_id`.
+            ValueError: when rq would refuse `job_id`, or `replicas` or `replicas_timeout` cannot be used.
             DuplicateJobIdError: when `unique` and a job of that id exists.
+            NotReplicatedError: when `replicas` have not acknowledged in time; the job is enqueued.
         """
         job_id = str(uuid.uuid4()) if job_id is None else job_id
         if not JOB_ID_PATTERN.fullmatch(job_id):
             raise ValueError(f"job id {job_id!r}: use letters, digits, `_` and `-` only, at least one")
-        if unique:
-            await self._enqueue_unique(dict(description), job_id, queue)
+        rq_queue, job = self._rq_job(dict(description), job_id, queue, result_ttl)
+        if replicas:
+            await self._enqueue_replicated(rq_queue, job, unique=unique, replicas=replicas, seconds=replicas_timeout)
+        elif unique:
+            await self._enqueue_unique(self.redis, rq_queue, job)
         else:
             pipeline = self.redis.pipeline(transaction=True)
-            self._enqueue(dict(description), job_id, queue, pipeline)
+            self._enqueue(rq_queue, job, pipeline)
             await _execute(pipeline)
         return job_id
 
-    def _enqueue(self, description: dict[str, Any], job_id: str, queue: str, pipeline: Any) -> None:  # noqa: ANN401
+    async def _enqueue_replicated(
+        self,
+        rq_queue: Any,
+        job: Any,
+        *,
+        unique: bool,
+        replicas: int,
+        seconds: float,  # noqa: ANN401 - rq is untyped
+    ) -> None:
+        """Enqueue and WAIT on one connection: Redis waits for the writes of the connection that asks."""
+        if replicas < 0 or not 0 < seconds <= REPLICAS_TIMEOUT:
+            raise ValueError(
+                f"replicas {replicas}, timeout {seconds:g} s: ask for one replica at least, and wait for more than 0 "
+                f"and at most {REPLICAS_TIMEOUT:g} s"
+            )
+        with translated():
+            connection = await self.redis.client().initialize()
+        async with connection:
+            try:
+                await self._enqueue_unique(connection, rq_queue, job)
+            except DuplicateJobIdError:
+                if unique:
+                    raise
+                # Nothing was written on this connection, and WAIT would answer for nothing.
+                await _reply(connection.eval(TOUCH_SCRIPT, 1, f"rq:job:{job.id}"))
+            acknowledged = await _reply(connection.wait(replicas, int(seconds * 1000)))
+        if acknowledged < replicas:
+            raise NotReplicatedError(job.id, acknowledged, replicas, seconds)
+
+    def _enqueue(self, rq_queue: Any, job: Any, pipeline: Any) -> None:  # noqa: ANN401 - rq is untyped
         """Let rq put its own commands (SADD, HSET, HSET, RPUSH) on an asynchronous pipeline: it only calls methods."""
-        rq_queue, job = self._rq_job(description, job_id, queue)
         pipeline.multi()
         pipeline.sadd(rq_queue.redis_queues_keys, rq_queue.key)
         rq_queue._enqueue_job(job, pipeline=pipeline)  # noqa: SLF001 - `enqueue_job` reads dependencies synchronously
@@ -163,19 +227,18 @@ class JobClient:
         """Ask Redis for an answer: where this fails, nothing of what comes after was sent."""
         await _reply(self.redis.ping())
 
-    async def _enqueue_unique(self, description: dict[str, Any], job_id: str, queue: str) -> None:
+    async def _enqueue_unique(self, redis: AsyncClient, rq_queue: Any, job: Any) -> None:  # noqa: ANN401 - as above
         from rq import scripts  # noqa: PLC0415 - rq takes 0.2 s to import; the command line starts without it
 
-        rq_queue, job = self._rq_job(description, job_id, queue)
         rq_queue._prepare_for_queue(job)  # noqa: SLF001 - rq's own enqueue calls it; there is no public way without I/O
         fields = scripts._build_hset_args(job)  # noqa: SLF001 - the arguments of the script below
-        await _reply(self.redis.sadd(QUEUES_KEY, rq_queue.key))
-        keys, arguments = [f"rq:job:{job_id}", rq_queue.key], [job_id, "R", -1, *fields]
-        stored = await _reply(self.redis.eval(scripts.UNIQUE_ENQUEUE_SCRIPT, len(keys), *keys, *arguments))
+        await _reply(redis.sadd(QUEUES_KEY, rq_queue.key))
+        keys, arguments = [f"rq:job:{job.id}", rq_queue.key], [job.id, "R", -1, *fields]
+        stored = await _reply(redis.eval(scripts.UNIQUE_ENQUEUE_SCRIPT, len(keys), *keys, *arguments))
         if not stored:
-            raise DuplicateJobIdError(f"a job {job_id!r} exists already: choose another id, or leave out unique")
+            raise DuplicateJobIdError(f"a job {job.id!r} exists already: choose another id, or leave out unique")
 
-    def _rq_job(self, description: dict[str, Any], job_id: str, queue: str) -> tuple[Any, Any]:
+    def _rq_job(self, description: dict[str, Any], job_id: str, queue: str, result_ttl: int | None) -> tuple[Any, Any]:
         """The queue and job objects of rq. They only keep the connection; what they would do with it is done here."""
         from rq import Queue  # noqa: PLC0415 - as above
 
@@ -183,7 +246,9 @@ class JobClient:
         # rq asks the server for its version when it is not known, and uses it for nothing that is written.
         rq_queue.redis_server_version = (6, 2, 0)
         title = f"{wire.RUN_FUNCTION}({str(description.get('name') or '')!r})"  # rq's own holds the whole description
-        job = rq_queue.create_job(wire.RUN_FUNCTION, args=[description], job_id=job_id, description=title)
+        job = rq_queue.create_job(
+            wire.RUN_FUNCTION, args=[description], job_id=job_id, description=title, result_ttl=result_ttl
+        )
         return rq_queue, job
 
     async def status(self, job_id: str) -> JobStatus:

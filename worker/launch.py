@@ -13,6 +13,7 @@ from runner_spec import names, wire
 from runner_spec.admission import admit
 from runner_spec.description import JobDescription, parse_description
 from runner_spec.outcome import Fault, Outcome, Verdict
+from runner_spec.ownership import Meeting, meet
 from runner_spec.pod_check import check_pod
 from runner_spec.policy import Policy
 from runner_spec.problem import InvalidDescription, InvalidPolicy, Problem
@@ -105,26 +106,31 @@ class Launcher:
                 log.warning("pod not looked up yet: %s", error, extra={"action": "get_retry", "pod": name})
             await asyncio.sleep(BACKOFF_FIRST_S)
 
-    async def create(self, manifest: dict[str, Any], waiting: Callable[[str], None]) -> dict[str, Any]:
+    async def create(
+        self, manifest: dict[str, Any], waiting: Callable[[str], None], *, waited: float = 0.0
+    ) -> dict[str, Any]:
         """Create the pod. While Kubernetes is away or overloaded, go on trying: that is a reason to wait, not to fail.
+
+        The pod of this very attempt may be there already, created by another worker (`runner_spec.ownership.meet`).
 
         Args:
             manifest: what to create.
             waiting: told, for people, why there is no pod yet; what it raises ends the waiting.
+            waited: seconds that earlier workers, which have died, had waited already (`Claim.waited`).
 
         Raises:
             RejectedError: the API server refuses this pod, with its words.
             QuotaExceededError: a ResourceQuota is used up.
-            ApiError: a foreign pod has the name, or what the operator has to mend was not mended within the policy's
-                `pending_limit`, or as long an internal error was all there was: the platform's fault.
+            ApiError: another pod has the name and keeps it, or what the operator has to mend was not mended within the
+                policy's `pending_limit`, or as long an internal error was all there was: the platform's fault.
         """
         delay = BACKOFF_FIRST_S
         # What is the operator's to mend is so for every job: to fail them all would help nobody.
-        patience = time.monotonic() + self._policy.pending_limit
+        patience = time.monotonic() + self._policy.pending_limit - waited
         while True:
             try:
                 self._metrics.api_requests.labels("create").inc()
-                return await self._api.create_pod(manifest, retry_seconds=UNTOLD_S)
+                pod = await self._api.create_pod(manifest, retry_seconds=UNTOLD_S)
             except ApiError as error:
                 answer, words = read_answer(error.status, error.message), words_of(error.message)
                 if answer is Answer.FULL:
@@ -137,6 +143,12 @@ class Launcher:
                 waiting(f"Kubernetes cannot create the pod now: {words}")
                 log.warning("pod not created yet: %s", error, extra={"action": "create_retry", "status": error.status})
                 delay = max(delay, error.retry_after or 0.0)
+            else:
+                if meet(pod, manifest) is not Meeting.WAIT:
+                    return pod
+                if time.monotonic() > patience:
+                    raise ApiError(_CONFLICT, "AlreadyExists", "an earlier worker's pod has the name and does not go")
+                waiting("An earlier worker's pod of the same name is still being deleted")
             await asyncio.sleep(delay)
             delay = min(delay * 2, BACKOFF_MAX_S)
 

@@ -21,6 +21,7 @@ class LogBatch:
 
     def __init__(self, connection: AsyncClient) -> None:
         self._redis = connection
+        self.backlog = 0  # bytes that all writers hold: stored in Redis, not in the object store yet
         self._waiting: list[tuple[tuple[Word, ...], asyncio.Future[Any]]] = []
         self._sender: asyncio.Task[None] | None = None
 

@@ -105,6 +105,12 @@ class LogFollower:
 
         Cancel it to give up; then say so with `abandon`.
         """
+        try:
+            await self._run()
+        finally:
+            self._writer.let_go()
+
+    async def _run(self) -> None:
         while True:
             try:
                 await self._follow()
@@ -115,7 +121,9 @@ class LogFollower:
                 log.info("log was written to", extra={"action": "log_fenced", "log": str(error)})
                 await self._pause()
             except RedisUnavailable as error:
-                log.warning("log waits for Redis: %s", error, extra={"action": "redis_away", "pod": self._pod})
+                # Once per outage: a worker may have a thousand logs, and the heartbeat goes on telling.
+                level = logging.DEBUG if self.waits_for_redis else logging.WARNING
+                log.log(level, "log waits for Redis: %s", error, extra={"action": "redis_away", "pod": self._pod})
                 self.waits_for_redis = True
                 await self._pause()
             else:
@@ -133,6 +141,12 @@ class LogFollower:
 
     async def abandon(self, why: str) -> None:
         """Declare what could not be read as missing, and close the log; waits for Redis as long as it takes."""
+        try:
+            await self._abandon(why)
+        finally:
+            self._writer.let_go()
+
+    async def _abandon(self, why: str) -> None:
         while True:
             try:
                 await self._writer.open()

@@ -4,6 +4,7 @@ import asyncio
 import base64
 import json
 import logging
+import time
 from typing import Any, Final
 
 from adapters.object_store import ObjectStore
@@ -22,6 +23,9 @@ log = logging.getLogger(__name__)
 # After the pod's end: how long its logs may take to be read to the end before the rest is declared missing. Counted
 # anew while bytes keep coming.
 IDLE_LIMIT_S: Final = 30.0
+# And in all: bytes that trickle for ever are no end either. 256 MiB, the largest log kept, need 0.3 MB/s.
+READ_LIMIT_S: Final = 900.0
+FORSAKEN: Final = "this log was not read to its end: workers died of this job"
 
 
 class LogKeeper:
@@ -69,6 +73,7 @@ class LogStreams:
         self._restarts: dict[str, int] = {}
         self._sidecars: set[str] = set()
         self._running: set[str] = set()
+        self._forsaken = False
         self._held_back: set[str] = set()  # started, but what to hide in their logs is not known yet
 
     def update(self, pod: dict[str, Any]) -> None:
@@ -99,7 +104,12 @@ class LogStreams:
     def _follow(self, container: str) -> None:
         if container in self._followers:
             return
-        self._followers[container] = follower = LogFollower(
+        self._followers[container] = follower = self._follower(container)
+        follower.container_restarted(self._restarts.get(container, 0))
+        self._tasks[container] = asyncio.create_task(follower.run(), name=f"log {self._pod}/{container}")
+
+    def _follower(self, container: str) -> LogFollower:
+        return LogFollower(
             self._keeper.source,
             self._keeper.writer(self._job_id, self._attempt, container),
             self._pod,
@@ -109,11 +119,19 @@ class LogStreams:
             metrics=self._keeper.metrics,
             may_restart=container in self._sidecars,
         )
-        follower.container_restarted(self._restarts.get(container, 0))
-        self._tasks[container] = asyncio.create_task(follower.run(), name=f"log {self._pod}/{container}")
 
     async def _secrets(self) -> list[bytes] | None:
         return await self._keeper.secrets(self._job_id, self._attempt)
+
+    def forsake(self) -> None:
+        """These logs are not to be read any more: `finish` only declares what is missing of those that were begun."""
+        self._forsaken = True
+
+    async def _give_up_begun(self) -> None:
+        for name, entry in (await self._keeper.reader().entries(self._job_id, self._attempt)).items():
+            if not entry.complete:
+                self._followers[name] = self._follower(name)
+                self._given_up[name] = FORSAKEN
 
     async def finish(self, *, pod_gone: bool = False) -> None:
         """Every log read to its end, or the rest of it declared missing.
@@ -121,6 +139,8 @@ class LogStreams:
         Of containers that run on, such as the services of a job that is given up, what they have printed by now.
         `pod_gone`: they are being ended, and their streams will end with them.
         """
+        if self._forsaken:
+            await self._give_up_begun()
         for name in sorted(self._held_back):
             self._follow(name)
         for follower in self._followers.values():
@@ -136,10 +156,15 @@ class LogStreams:
             else:
                 failed[name] = "the end of this log could not be read from Kubernetes"
         self._given_up |= failed
-        while self._given_up:  # one by one, so that a second `finish` goes on where the first one failed
-            name, why = next(iter(self._given_up.items()))
-            await self._followers[name].abandon(why)
-            del self._given_up[name]
+        # At once: where the object store is silent, each of them waits for it.
+        results = await asyncio.gather(*map(self._abandon, list(self._given_up)), return_exceptions=True)
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
+
+    async def _abandon(self, name: str) -> None:
+        await self._followers[name].abandon(self._given_up[name])
+        del self._given_up[name]  # only now: a second `finish` goes on where the first one failed
 
     async def _cut_short(self) -> None:
         """There is no end to wait for: read anew, and only what there is."""
@@ -150,16 +175,21 @@ class LogStreams:
 
     async def _read_on(self, waiting: "dict[str, asyncio.Task[None]]") -> "dict[str, asyncio.Task[None]]":
         """Wait while bytes keep coming; returns the logs that have come to a standstill before their end."""
-        read = -1
+        read, deadline = self._bytes_read, time.monotonic() + READ_LIMIT_S
         while waiting:
             await asyncio.wait(waiting.values(), timeout=IDLE_LIMIT_S)
             waiting = {name: task for name, task in waiting.items() if not task.done()}
-            progress = sum(f.bytes_read for f in self._followers.values())
+            progress = self._bytes_read
             # While Redis is away nothing can be recorded anyway, and Kubernetes keeps the log.
-            if progress == read and not any(self._followers[name].waits_for_redis for name in waiting):
+            redis_away = any(self._followers[name].waits_for_redis for name in waiting)
+            if not redis_away and (progress == read or time.monotonic() > deadline):
                 break
             read = progress
         return waiting
+
+    @property
+    def _bytes_read(self) -> int:
+        return sum(follower.bytes_read for follower in self._followers.values())
 
     async def cancel(self) -> dict[str, str]:
         """Stop following: what is stored stays, and another worker goes on from there.

@@ -23,8 +23,14 @@ PIECE_BYTES: Final = 1024 * 1024
 KEPT_ENTRIES: Final = 16
 # Beyond this the writer waits for the object store instead of filling Redis; Kubernetes keeps the log meanwhile.
 WAITING_BYTES: Final = 8 * PIECE_BYTES
+# Of all logs of a worker. Beyond this, they go to the object store in smaller pieces, and none gathers more than one:
+# a thousand talkative jobs must fill neither the worker nor Redis when the object store is away.
+BACKLOG_BYTES: Final = 64 * PIECE_BYTES
+SMALL_PIECE_BYTES: Final = PIECE_BYTES // 4
 RETENTION_S: Final = 7 * 24 * 3600
 STORE_RETRY_S: Final = 1.0
+# For a piece of 8 MiB at most. A store that takes the connection and never answers must not hold up a job's end.
+STORE_PATIENCE_S: Final = 30.0
 # Of one log: every write sends the entry with all its gaps, and a container that crashes for days must not fill Redis.
 MAX_GAPS: Final = 100
 
@@ -68,7 +74,7 @@ class LogWriter:
         found = await self._batch.execute("HGET", self._index, self._container)
         self._known = found.decode() if found else ""
         self.entry = LogEntry.from_json(found)
-        self._pending.clear()
+        self.let_go()
         missing = self.entry.size - self.entry.durable
         if not missing:
             return
@@ -76,7 +82,7 @@ class LogWriter:
         for _, fields in await self._batch.execute("XRANGE", self._stream, "-", "+"):
             begin, data = int(fields[b"o"]), fields[b"d"]
             if begin <= at < begin + len(data):
-                self._pending += data[at - begin :]
+                self._hold(data[at - begin :])
                 at = begin + len(data)
         if at < self.entry.size:  # Redis lost them: keep what is left in its place, and say so
             entry = replace(self.entry, size=at)
@@ -92,9 +98,10 @@ class LogWriter:
             LogFencedError: another worker has taken over.
         """
         await self._write(replace(self.entry.grown(len(data), cursor), starts=starts), data)
-        self._pending += data
-        if len(self._pending) >= PIECE_BYTES:
-            await self._make_durable(wait=len(self._pending) >= WAITING_BYTES)
+        self._hold(data)
+        crowded = self._batch.backlog > BACKLOG_BYTES
+        if len(self._pending) >= (SMALL_PIECE_BYTES if crowded else PIECE_BYTES):
+            await self._make_durable(wait=crowded or len(self._pending) >= WAITING_BYTES)
 
     async def mark(self, starts: LogStarts) -> None:
         """Record how far the logs of the container's starts are read, if that is news.
@@ -145,16 +152,26 @@ class LogWriter:
             data = bytes(self._pending)
             path = piece_path(self._job_id, self._attempt, self._container, self.entry.durable, len(data))
             try:
-                await self._store.put(path, data)
-            except StoreError as error:
-                self.store_trouble = f"{type(error).__name__}: {error}"
+                async with asyncio.timeout(STORE_PATIENCE_S):
+                    await self._store.put(path, data)
+            except (StoreError, TimeoutError) as error:
+                self.store_trouble = f"{type(error).__name__}: {error or 'no answer'}"
                 if not wait:
                     return
                 await asyncio.sleep(STORE_RETRY_S)
                 continue
             self.store_trouble = ""
             await self._write(replace(self.entry, pieces=(*self.entry.pieces, len(data))), keep=KEPT_ENTRIES)
-            self._pending.clear()
+            self.let_go()
+
+    def _hold(self, data: bytes) -> None:
+        self._pending += data
+        self._batch.backlog += len(data)
+
+    def let_go(self) -> None:
+        """Hold nothing in memory any more; `open` reads what is not durable from Redis again."""
+        self._batch.backlog -= len(self._pending)
+        self._pending.clear()
 
     async def _write(self, entry: LogEntry, data: bytes = b"", *, keep: int | None = None) -> None:
         text = entry.to_json()

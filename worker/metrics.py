@@ -49,3 +49,12 @@ class WorkerMetrics:
             registry=registry,
         )
         self.watches = Counter("dynapod_watches", "Watches of pods, by how they ended.", ["end"], registry=registry)
+        self.maintenance_failures = Counter(
+            "dynapod_maintenance_failures",
+            "Passes of maintenance that were cut short; the next one goes on.",
+            ["task"],
+            registry=registry,
+        )
+        self.objects_deleted = Counter(
+            "dynapod_objects_deleted", "Objects whose retention was over.", ["kind"], registry=registry
+        )

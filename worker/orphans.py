@@ -1,7 +1,7 @@
 """Pods that carry this worker's name, or that of one it adopted from, but belong to no attempt it holds.
 
-Such a pod is left over when a worker died between the commit and the deletion, or when its creation took effect after
-the attempt had been superseded. Redis says which; until then it is left alone.
+Such a pod is left over when a worker died between the commit and the deletion, when its creation took effect after the
+attempt had been superseded, or when Redis has lost its newest writes. Redis says which; until then it is left alone.
 """
 
 import logging
@@ -9,8 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from adapters.kubernetes_api import ApiError, KubernetesApi
 from adapters.redis_server import AsyncClient, translated
-from runner_spec import anatomy, wire
+from runner_spec import anatomy, names, wire
+from runner_spec.ownership import Fate, Record, orphan_fate
 from worker.ending import Ending
 from worker.metrics import WorkerMetrics
 from worker.queue.claim import whole
@@ -30,10 +32,11 @@ class _Pod:
 
 
 class Orphans:
-    """Deletes pods whose attempt is recorded as ended, or superseded by a later one."""
+    """Deletes pods that nobody will ever look at again (`runner_spec.ownership.orphan_fate`)."""
 
-    def __init__(self, connection: AsyncClient, ending: Ending, metrics: WorkerMetrics) -> None:
+    def __init__(self, connection: AsyncClient, api: KubernetesApi, ending: Ending, metrics: WorkerMetrics) -> None:
         self._redis = connection
+        self._api = api
         self._ending = ending
         self._metrics = metrics
         self._pods: dict[str, _Pod] = {}
@@ -59,7 +62,9 @@ class Orphans:
             QueueUnavailable: no answer; the next sweep asks again.
         """
         batch = list(self._pods.values())[:SWEEP_BATCH]
-        for pod, is_over in zip(batch, await self._are_over(batch), strict=True):
+        for pod, record in zip(batch, await self._records(batch), strict=True):
+            fate = orphan_fate(pod.attempt, record)
+            is_over = fate is Fate.DELETE or (fate is Fate.ASK and await self._has_predecessor(pod))
             if self._pods.get(pod.name) is not pod:
                 continue  # gone, or held again, meanwhile
             self._pods[pod.name] = self._pods.pop(pod.name)  # to the end: those behind must have their turn
@@ -72,17 +77,31 @@ class Orphans:
                 if await self._ending.delete(pod.name, pod.uid):
                     self._pods.pop(pod.name, None)
 
-    async def _are_over(self, pods: Sequence[_Pod]) -> list[bool]:
-        """For each whether its attempt is recorded, superseded by a later one, or its job deleted."""
+    async def _records(self, pods: Sequence[_Pod]) -> list[Record]:
+        """What Redis knows of each pod's job."""
         if not pods:
             return []
         pipeline = self._redis.pipeline(transaction=True)
         for pod in pods:
-            pipeline.hexists(wire.attempts_key(pod.job_id), str(pod.attempt))
-            pipeline.hget(f"rq:job:{pod.job_id}", wire.FIELD_ATTEMPT)
+            job = f"rq:job:{pod.job_id}"
+            pipeline.exists(job)
+            pipeline.hmget(job, ["status", wire.FIELD_ATTEMPT])
+            pipeline.hkeys(wire.attempts_key(pod.job_id))
         with queue_errors(), translated():
             found: list[Any] = await pipeline.execute()
-        return [
-            bool(recorded) or newest is None or (whole(newest) or 0) > pod.attempt
-            for pod, recorded, newest in zip(pods, found[::2], found[1::2], strict=True)
-        ]
+        return [_record(*facts) for facts in zip(found[::3], found[1::3], found[2::3], strict=True)]
+
+    async def _has_predecessor(self, pod: _Pod) -> bool:
+        """Whether the pod of the attempt before is there: no answer means no proof."""
+        try:
+            return await self._api.get_pod(names.pod_name(pod.job_id, pod.attempt - 1)) is not None
+        except ApiError as error:
+            log.warning("pod not looked up: %s", error, extra={"action": "get_failed", "pod": pod.name})
+            return False
+
+
+def _record(exists: int, fields: Sequence[bytes | None], numbers: Sequence[bytes]) -> Record:
+    recorded = frozenset(number for number in map(whole, numbers) if number is not None)
+    # As claim.lua counts on: the job's own field went with its hash, if that was deleted; the ledger remembers.
+    newest = whole(fields[1]) or max(recorded, default=0)
+    return Record(bool(exists), (fields[0] or b"").decode("utf-8", "replace"), newest, recorded)

@@ -79,11 +79,15 @@ class Reflector:
         """Whether a pod of this name has been seen and not gone."""
         return name in self._known
 
-    async def cover(self, workers: set[str]) -> None:
-        """Widen the selector to the pods of these incarnations, and wait until a LIST has reported them."""
+    def include(self, workers: set[str]) -> None:
+        """Widen the selector to the pods of these incarnations."""
         self._workers |= dict.fromkeys(workers, time.monotonic())
         if not workers <= self._listed:
             self._changed.set()
+
+    async def cover(self, workers: set[str]) -> None:
+        """Widen the selector to the pods of these incarnations, and wait until a LIST has reported them."""
+        self.include(workers)
         async with self._covered:
             await self._covered.wait_for(lambda: workers <= self._listed)
 

@@ -11,14 +11,15 @@ import uuid
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from prometheus_client import CollectorRegistry
 
 from adapters import redis_server
 from adapters.kubernetes_api import KubernetesApi
 from adapters.object_store import ObjectStore
-from adapters.redis_server import Connections
+from adapters.redis_fitness import until_fit
+from adapters.redis_server import Connections, RedisUnavailable
 from runner_spec.document import load_document
 from runner_spec.policy import DEFAULT_POLICY, Policy, parse_policy
 from worker.cancellation import end_tasks
@@ -27,7 +28,8 @@ from worker.gateway_address import pinned
 from worker.health import HealthServer
 from worker.log_streams import LogKeeper
 from worker.metrics import WorkerMetrics
-from worker.queue import JobQueue
+from worker.queue import JobQueue, QueueRefused, QueueUnavailable
+from worker.queue.keys import require_default_prefix
 from worker.settings import SettingsError, WorkerSettings
 from worker.state_board import StateBoard
 from worker.supervisor import Supervisor
@@ -35,6 +37,7 @@ from worker.supervisor import Supervisor
 log = logging.getLogger(__name__)
 
 LEAVE_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
+Result = TypeVar("Result")
 
 
 def incarnation() -> str:
@@ -69,7 +72,13 @@ class Worker:
     ) -> None:
         self.name = name or incarnation()
         self.metrics = WorkerMetrics(registry)
-        self.queue = JobQueue(connections, settings.queues, self.name, lease_seconds=settings.lease_seconds)
+        self.queue = JobQueue(
+            connections,
+            settings.queues,
+            self.name,
+            lease_seconds=settings.lease_seconds,
+            worker_losses=policy.worker_losses,
+        )
         self.supervisor = Supervisor(
             queue=self.queue,
             api=api,
@@ -80,13 +89,21 @@ class Worker:
             capacity=settings.capacity,
             lease_seconds=settings.lease_seconds,
         )
+        self._connections = connections
         self._task: asyncio.Task[None] | None = None
 
+    @property
+    def why_not(self) -> str:
+        """Why it takes no jobs just now; empty when it does."""
+        if why := self._connections.outage.why or self.supervisor.refused:
+            return why
+        return "" if self.supervisor.ready else "the cluster's pods are not listed yet"
+
     async def start(self) -> None:
-        """Register with the queue and begin to claim.
+        """Register with the queue and begin to claim. May be called again when Redis was away.
 
         Raises:
-            RedisUnavailable, RedisRefused: the queue cannot be used.
+            QueueUnavailable, QueueRefused: the queue cannot be used.
         """
         raise_file_limit()
         await self.queue.start()
@@ -98,12 +115,15 @@ class Worker:
         await asyncio.shield(self._task)
 
     async def stop(self) -> None:
-        """Leave at once: pods run on, other workers adopt them."""
+        """Leave at once: pods run on, other workers adopt them. While Redis is away, the lease lapses by itself."""
         assert self._task is not None
         self._task.cancel()
         with contextlib.suppress(asyncio.CancelledError, Exception):  # `ended` is who reports it
             await self._task
-        await self.supervisor.leave()
+        try:
+            await self.supervisor.leave()
+        except (QueueUnavailable, QueueRefused) as error:
+            log.warning("left without a word to Redis: %s", error, extra={"action": "left"})
 
 
 def read_policy(path: str) -> Policy:
@@ -123,26 +143,26 @@ def read_policy(path: str) -> Policy:
 
 
 async def run_worker(settings: WorkerSettings) -> None:
-    """Run a worker until SIGTERM or SIGINT, which make it leave, or until it fails.
+    """Run a worker until SIGTERM or SIGINT, which make it leave, or until it fails. Waits for a Redis that is away.
 
     Raises:
-        SettingsError, InvalidPolicy, StoreConfigError, BadRedisURL: it cannot start; the message says why.
-        ApiError, RedisError: a service it needs is not there, or its lease was lost.
+        SettingsError, InvalidPolicy, StoreConfigError, BadRedisURL, UnfitRedis: it cannot start; the message says why.
+        ApiError, QueueError: a service it needs is not there, or its lease was lost.
     """
     policy = _usable_policy(settings)
     store = ObjectStore.from_url(settings.store)
     registry, name = CollectorRegistry(), incarnation()
-    standing = _Standing(asyncio.Event())
-    leaving = standing.leaving
     async with contextlib.AsyncExitStack() as stack:
         connections = await stack.enter_async_context(redis_server.connect(settings.redis_url))
+        standing = _Standing(asyncio.Event())
+        leaving = standing.leaving
         api = await KubernetesApi.connect(policy.namespace, kubeconfig=settings.kubeconfig or None)
         stack.push_async_callback(api.close)
         health = HealthServer(registry, standing.why_not, host=settings.health_host, port=settings.health_port)
         await health.start()
         stack.push_async_callback(health.stop)
         _on_signals(leaving.set)
-        settled = await _settled(policy, api, name, leaving)
+        settled = await _unless(leaving, _settled(policy, api, name))
         if settled is None:
             return
         worker = standing.worker = Worker(
@@ -154,7 +174,8 @@ async def run_worker(settings: WorkerSettings) -> None:
             registry=registry,
             name=name,
         )
-        await worker.start()
+        if not await _unless(leaving, _started(worker, connections)):
+            return
         stack.push_async_callback(worker.stop)
         log.info(
             "worker %s serves %s; health on port %s",
@@ -180,19 +201,36 @@ def _usable_policy(settings: WorkerSettings) -> Policy:
     return policy
 
 
-async def _settled(policy: Policy, api: KubernetesApi, name: str, leaving: asyncio.Event) -> Policy | None:
-    """The policy as cluster and network settle it; None: told to leave before they had answered."""
+async def _settled(policy: Policy, api: KubernetesApi, name: str) -> Policy:
+    """The policy as cluster and network settle it."""
+    return await pinned(await settle(policy, api, asker=name))
 
-    async def ask() -> Policy:
-        return await pinned(await settle(policy, api, asker=name))
 
-    asking = asyncio.create_task(ask(), name="settle the policy")
+async def _started(worker: Worker, connections: Connections) -> bool:
+    """True once it has started: Redis may be away, now or the moment after it was looked at."""
+    try:
+        require_default_prefix()
+        while True:
+            await until_fit(connections)
+            try:
+                await worker.start()
+            except (QueueUnavailable, RedisUnavailable) as error:
+                await connections.outage.pause(error)
+            else:
+                return True
+    except QueueRefused as error:
+        raise SettingsError(str(error)) from error
+
+
+async def _unless(leaving: asyncio.Event, work: Coroutine[Any, Any, Result]) -> Result | None:
+    """What the work returns; None: told to leave before it was done."""
+    working = asyncio.create_task(work)
     told = asyncio.create_task(leaving.wait())
     try:
-        await asyncio.wait([asking, told], return_when=asyncio.FIRST_COMPLETED)
-        return None if told.done() else asking.result()
+        await asyncio.wait([working, told], return_when=asyncio.FIRST_COMPLETED)
+        return None if told.done() else working.result()
     finally:
-        await end_tasks([asking, told])
+        await end_tasks([working, told])
 
 
 @dataclass
@@ -208,7 +246,7 @@ class _Standing:
             return "leaving"
         if self.worker is None:
             return "not known yet: whether the cluster offers user namespaces, and where the gateway is (see the log)"
-        return "" if self.worker.supervisor.ready else "the cluster's pods are not listed yet"
+        return self.worker.why_not
 
 
 def _on_signals(leave: Callable[[], None]) -> None:

@@ -70,7 +70,7 @@ class WorkerSettings:
     """Everything an operator can set on a worker."""
 
     redis_url: str = _setting(
-        "redis://127.0.0.1:6379/0", _text, "Redis that holds the queues: redis://, rediss://, unix://"
+        "redis://127.0.0.1:6379/0", _text, "Redis that holds the queues: redis://, rediss://, unix://, redis+sentinel://"
     )
     queues: tuple[str, ...] = _setting(("jobs",), _names, "Queues to serve, the most urgent first")
     kubeconfig: str = _setting("", _text, "Kubeconfig file; empty: $KUBECONFIG, else the pod's own service account")

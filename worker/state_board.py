@@ -13,6 +13,8 @@ from runner_spec import wire
 log = logging.getLogger(__name__)
 
 FLUSH_S: Final = 0.1
+# While Redis is away, which the heartbeat finds out and says.
+AWAY_S: Final = 1.0
 RETENTION_S: Final = 7 * 24 * 3600
 
 
@@ -45,14 +47,13 @@ class StateBoard:
         while True:
             await self._wake.wait()
             self._wake.clear()
-            await self.flush()
-            await asyncio.sleep(FLUSH_S)
+            await asyncio.sleep(FLUSH_S if await self.flush() else AWAY_S)
 
-    async def flush(self) -> None:
-        """Write what has changed. States that cannot be written now are kept unless newer ones arrive."""
+    async def flush(self) -> bool:
+        """Write what has changed. False: Redis is away; states are kept unless newer ones arrive."""
         batch, self._dirty = self._dirty, {}
         if not batch:
-            return
+            return True
         pipeline = self._redis.pipeline(transaction=False)
         for job_id, state in batch.items():
             pipeline.hset(wire.state_key(job_id), mapping=state)  # type: ignore[arg-type]  # invariant dict keys
@@ -61,10 +62,12 @@ class StateBoard:
             with translated():
                 await pipeline.execute()
         except RedisUnavailable as error:
-            log.warning("states not written: %s", error, extra={"action": "states_kept", "jobs": len(batch)})
+            log.debug("states not written: %s", error, extra={"action": "states_kept", "jobs": len(batch)})
             self._dirty = {
                 job_id: {**batch.get(job_id, {}), **self._dirty.get(job_id, {})} for job_id in {**batch, **self._dirty}
             }
             self._wake.set()
+            return False
         except RedisRefused:  # a key of another type, say: what is shown must not end the worker
             log.exception("states refused", extra={"action": "states_refused", "jobs": len(batch)})
+        return True

@@ -15,13 +15,17 @@ No task lives as long as a job does: between two events an attempt is one object
 import asyncio
 import logging
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any, Final
 
 from adapters.kubernetes_api import ApiError, KubernetesApi
+from adapters.redis_outage import Outage
 from runner_spec import wire
 from runner_spec.classify import classify, classify_deleted
+from runner_spec.names import label_value
 from runner_spec.outcome import Fault, Outcome, Running, Verdict, Waiting
+from runner_spec.ownership import End, Sight, Start, after_commit, creator, first_step, on_sight
 from runner_spec.policy import Policy
 from runner_spec.pull_words import keep_words
 from runner_spec.refusal import refusal_outcome
@@ -33,9 +37,12 @@ from worker.ending import Ending
 from worker.launch import Launcher, QuotaExceededError, RejectedError
 from worker.log_streams import LogKeeper, LogStreams
 from worker.metrics import WorkerMetrics
+from worker.orphan_scan import OrphanScan
 from worker.orphans import Orphans
-from worker.queue import Command, CommandKind, JobQueue, QueueUnavailable
+from worker.queue import Command, CommandKind, JobQueue, QueueRefused, QueueUnavailable
+from worker.queue.poison import poisoned
 from worker.reflector import Reflector
+from worker.retention import Retention
 from worker.roster import Roster
 from worker.state_board import StateBoard
 from worker.upload_proof import confirmed
@@ -47,7 +54,6 @@ WAIT_S: Final = 2.0
 # How often the queue's own clockwork is turned, and how often the patience with waiting pods is looked at.
 TICK_S: Final = 1.0
 JUDGE_S: Final = 5.0
-REDIS_PAUSE_S: Final = 1.0
 # While the namespace is full, how long until the next job is tried: the others would only be refused as well.
 QUOTA_PAUSE_S: Final = 1.0
 FINISH_RETRY_S: Final = 5.0
@@ -76,8 +82,10 @@ class Supervisor:
         self._launcher = Launcher(api, policy, queue.worker, metrics)
         self._ending = Ending(queue, api, policy, keeper.reader(), metrics)
         self.reflector = Reflector(api, queue.worker, seen=self._seen, gone=self._gone, metrics=metrics)
-        self._orphans = Orphans(keeper.connection, self._ending, metrics)
+        self._orphans = Orphans(keeper.connection, api, self._ending, metrics)
         self._roster = Roster(capacity, self._orphans, metrics)
+        self._orphan_scan = OrphanScan(api, keeper.connection, queue.worker, self.reflector.include, metrics)
+        self._retention = Retention(keeper.store, keeper.connection, policy, metrics)
         self._adoption = Adoption(
             queue=queue,
             roster=self._roster,
@@ -90,6 +98,8 @@ class Supervisor:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._verifying: set[str] = set()  # pod names
         self._leaving = False
+        self._claims_refused = Outage("no job is claimed")
+        self._tick_refused = Outage("schedules, cancels and maintenance do not work")
         self._no_room = ""  # Kubernetes' words, from a refusal for want of quota to the next pod that is created
         queue.announce(self._load)
         self.shutdown = asyncio.Event()  # somebody asked through the queue that this worker leaves
@@ -98,6 +108,11 @@ class Supervisor:
     def ready(self) -> bool:
         """Whether the cluster's pods are known, so that jobs can be taken."""
         return self.reflector.synced
+
+    @property
+    def refused(self) -> str:
+        """What Redis refuses this worker for good, until somebody mends it; empty when nothing."""
+        return self._adoption.refused.why or self._claims_refused.why or self._tick_refused.why
 
     @property
     def in_flight(self) -> int:
@@ -121,6 +136,8 @@ class Supervisor:
             asyncio.create_task(self._tick_loop(), name="tick"),
             asyncio.create_task(self._command_loop(), name="commands"),
             asyncio.create_task(self._claim_loop(), name="claim"),
+            asyncio.create_task(self._orphan_scan.run(), name="orphan scan"),
+            asyncio.create_task(self._retention.run(), name="retention"),
         ]
         try:
             done, _ = await asyncio.wait(loops, return_when=asyncio.FIRST_COMPLETED)
@@ -145,8 +162,11 @@ class Supervisor:
             try:
                 await self._claim_once()
             except QueueUnavailable as error:
-                log.warning("Redis is away: %s", error, extra={"action": "redis_away"})
-                await asyncio.sleep(REDIS_PAUSE_S)
+                await self._queue.outage.pause(error)
+            except QueueRefused as error:  # those who are held go on; an operator may mend it meanwhile
+                await self._claims_refused.pause(error)
+            else:
+                self._claims_refused.over()
 
     async def _claim_once(self) -> None:
         if self._roster.room <= 0:
@@ -198,7 +218,9 @@ class Supervisor:
             attempt.description = launch.description
             self.follow_logs(attempt)
             self._show(attempt, "waiting", "the pod is being created")
-            pod = await self._launcher.create(launch.manifest, lambda why: self._wait_for_creation(attempt, why))
+            pod = await self._launcher.create(
+                launch.manifest, lambda why: self._wait_for_creation(attempt, why), waited=claim.waited
+            )
         except RejectedError as error:
             self._end(attempt, error.outcome)
         except QuotaExceededError as error:
@@ -249,10 +271,30 @@ class Supervisor:
     def _seen(self, pod: Pod) -> None:
         """The reflector saw a pod that is new or has changed."""
         attempt = self._roster.of_pod(pod["metadata"]["name"])
-        if attempt is None:
+        sight = Sight.ORPHAN if attempt is None else self._sight(attempt, pod)
+        if attempt is None or sight is Sight.ORPHAN:
             self._orphans.seen(pod)
-        else:
-            self.observe(attempt, pod)
+        elif sight is Sight.FOLLOW:
+            self._guard(attempt, partial(self.observe, attempt, pod))
+
+    def _sight(self, attempt: Attempt, pod: Pod) -> Sight:
+        claim = attempt.claim
+        creates = attempt.phase is Phase.LAUNCHING and first_step(adopted=claim.adopted) is Start.CREATE
+        creating_as = label_value(self._queue.worker) if creates else None
+        return on_sight(pod["metadata"], claim.job_id, claim.attempt, creating_as=creating_as)
+
+    def _guard(self, attempt: Attempt, step: Callable[[], None]) -> None:
+        """A pod that nobody has imagined ends its own job, not the reflector, and with it the worker and all others."""
+        try:
+            step()
+        except Exception as error:
+            log.exception("strange pod", extra={"action": "bug", **attempt.log_extra})
+            if attempt.phase in (Phase.FINISHING, Phase.DELETING):
+                return
+            if attempt.pod is not None:
+                attempt.pod = {**attempt.pod, "status": {}}  # nor may its record stumble over it
+            message = f"The worker could not read this job's pod: {type(error).__name__}: {error}"
+            self._end(attempt, Outcome(Verdict.FAILED, Fault.PLATFORM, "worker", message))
 
     def observe(self, attempt: Attempt, pod: Pod) -> None:
         """Take note of the attempt's pod, new or changed, unless something newer is known."""
@@ -265,6 +307,7 @@ class Supervisor:
         if attempt.phase is Phase.LAUNCHING:
             self._stop_creating(attempt)
         attempt.phase = Phase.FOLLOWING
+        self.reflector.include({creator(pod["metadata"])})  # taken over: its events must come here, too
         attempt.pod_uid = pod["metadata"]["uid"]
         attempt.pod = dict(keep_words(slim(pod), attempt.pod))
         if attempt.streams is not None:
@@ -323,11 +366,14 @@ class Supervisor:
             attempt.pod_gone = True
         elif attempt.phase is Phase.FOLLOWING:
             attempt.pod_gone = True
-            if last is not None:
-                attempt.pod = slim(last)
-                if attempt.streams is not None:
-                    attempt.streams.update(attempt.pod)
-            self._end(attempt, classify_deleted(attempt.pod, stop=attempt.stop))
+            self._guard(attempt, partial(self._end_without_pod, attempt, last))
+
+    def _end_without_pod(self, attempt: Attempt, last: Pod | None) -> None:
+        if last is not None:
+            attempt.pod = slim(last)
+            if attempt.streams is not None:
+                attempt.streams.update(attempt.pod)
+        self._end(attempt, classify_deleted(attempt.pod, stop=attempt.stop))
 
     def _show(self, attempt: Attempt, stage: str, why: str = "") -> None:
         pod, containers = "", []
@@ -345,6 +391,12 @@ class Supervisor:
         attempt.phase, attempt.outcome = Phase.FINISHING, outcome
         self.start(attempt, self._finish(attempt, outcome))
 
+    def bury(self, attempt: Attempt) -> None:
+        """End a job that kills workers. Of its pod only the name is known: `Orphans` deletes it."""
+        assert attempt.streams is not None
+        attempt.streams.forsake()
+        self._end(attempt, poisoned(attempt.claim))
+
     async def _finish(self, attempt: Attempt, outcome: Outcome) -> None:
         if attempt.streams is not None:
             await attempt.streams.finish(pod_gone=attempt.pod_gone)
@@ -352,7 +404,7 @@ class Supervisor:
         recorded = await self._ending.record(attempt, outcome)
         if recorded:
             self._show(attempt, outcome.verdict)
-        if not recorded or attempt.pod is None or attempt.pod_gone:
+        if after_commit(recorded=recorded) is End.LEAVE or attempt.pod is None or attempt.pod_gone:
             self._roster.leave_behind(attempt)
             return
         attempt.phase = Phase.DELETING
@@ -389,10 +441,13 @@ class Supervisor:
             self._stop(attempt, command.by)
         elif command.kind in (CommandKind.GONE, CommandKind.FENCED):
             log.warning("let go: %s", command.by, extra={"action": "let_go", **attempt.log_extra})
-            self.spawn(self._let_go(attempt, delete=command.kind is CommandKind.GONE))
+            self.spawn(self._let_go(attempt))
 
-    async def _let_go(self, attempt: Attempt, *, delete: bool) -> None:
-        """The job is no longer this worker's: record nothing; end the pod only where nobody else will."""
+    async def _let_go(self, attempt: Attempt) -> None:
+        """The job is no longer this worker's: record nothing, delete nothing.
+
+        Its pod may be what the next claim will find, if Redis has lost this one; `Orphans` knows when it is not.
+        """
         if attempt.phase in (Phase.FINISHING, Phase.DELETING):
             return  # the commit is fenced, and decides by itself
         attempt.phase = Phase.DELETING
@@ -401,10 +456,7 @@ class Supervisor:
             attempt.task.cancel()
         if attempt.streams is not None:
             await attempt.streams.cancel()
-        if not delete or not attempt.pod_uid:
-            self._roster.forget(attempt)
-        elif not await self._ending.delete_pod(attempt):
-            self._roster.leave_behind(attempt)
+        self._roster.leave_behind(attempt)
 
     def stop_job(self, job_id: str, by: str) -> None:
         """End a job at somebody's request: gracefully when it runs, at once when it waits."""
@@ -418,7 +470,7 @@ class Supervisor:
         log.info("stop requested by %s", by, extra={"action": "stop", **attempt.log_extra})
         attempt.stop = by
         if attempt.phase is Phase.FOLLOWING:
-            self._judge(attempt)
+            self._guard(attempt, partial(self._judge, attempt))
         elif attempt.phase is Phase.LAUNCHING and attempt.creation_waits and attempt.task is not None:
             # Should the last request take effect all the same: a pod of an attempt that has ended is deleted.
             attempt.task.cancel()
@@ -436,7 +488,11 @@ class Supervisor:
                 await self._queue.tick()
                 await self._orphans.sweep()
             except QueueUnavailable as error:
-                log.warning("tick: Redis is away: %s", error, extra={"action": "redis_away"})
+                self._queue.outage.report(error)
+            except QueueRefused as error:
+                self._tick_refused.report(error)
+            else:
+                self._tick_refused.over()
             if time.monotonic() >= judge_due:
                 judge_due = time.monotonic() + JUDGE_S
                 self._look_after()
@@ -450,7 +506,7 @@ class Supervisor:
             if attempt.phase is not Phase.FOLLOWING:
                 continue
             if isinstance(attempt.observation, Waiting) or _is_deleted(attempt.pod):
-                self._judge(attempt)
+                self._guard(attempt, partial(self._judge, attempt))
             if not known and attempt.phase is Phase.FOLLOWING and attempt.pod_name not in self._verifying:
                 self.spawn(self._verify(attempt))
 
@@ -463,10 +519,10 @@ class Supervisor:
             self._verifying.discard(attempt.pod_name)
         if attempt.phase is not Phase.FOLLOWING or self.reflector.knows(attempt.pod_name):
             return
-        if pod is None:
+        if pod is None or pod["metadata"]["uid"] != attempt.pod_uid:
             self._gone(attempt.pod_name, attempt.pod_uid, None)
         else:
-            self.observe(attempt, pod)
+            self._guard(attempt, partial(self.observe, attempt, pod))
 
 
 def _canceled(by: str) -> Outcome:

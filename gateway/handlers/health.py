@@ -22,10 +22,12 @@ async def healthz(_request: web.Request) -> web.StreamResponse:
 
 @route("GET", "/readyz", identity=False)
 async def readyz(request: web.Request) -> web.StreamResponse:
-    """The object store answers, and the gateway is not about to stop."""
+    """Redis has been there and can be used, the object store answers, and the gateway is not about to stop."""
     gateway = request.app[GATEWAY]
     if gateway.draining:
         raise unavailable("draining", "the gateway is stopping")
+    if why := gateway.waits_for():
+        raise unavailable("redis-unavailable", why)
     try:
         async with asyncio.timeout(PROBE_TIMEOUT_S):
             await gateway.store.probe()

@@ -277,3 +277,27 @@ def test_a_process_that_used_the_store_ends_with_its_own_exit_status(tmp_path: P
     )
     for _ in range(8):
         subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=True, timeout=60)
+
+
+def test_objects_are_deleted_together_and_missing_ones_are_no_error(store: ObjectStore) -> None:
+    async def scenario() -> None:
+        for name in ("a/1", "a/2", "b/1"):
+            await store.put(name, b"x")
+        await store.delete_all(["a/1", "a/missing", "missing/too", "a/2"])
+        assert await _names(store) == ["b/1"]
+        await store.delete_all([])
+        with pytest.raises(InvalidName):
+            await store.delete_all(["b/1", "../up"])
+        assert await _names(store) == ["b/1"]
+
+    asyncio.run(scenario())
+
+
+def test_a_listing_may_begin_after_a_name(store: ObjectStore) -> None:
+    async def scenario() -> None:
+        for name in ("a/1", "a/2/x", "a/3", "b/1"):
+            await store.put(name, b"x")
+        assert sorted([item.path async for item in store.list("a", after="a/2")]) == ["a/2/x", "a/3"]
+        assert [item.path async for item in store.list("a", after="a/3")] == []
+
+    asyncio.run(scenario())

@@ -5,6 +5,7 @@ import json
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -339,3 +340,72 @@ async def test_a_body_above_the_limit_is_refused(tmp_path: Path) -> None:
     async with local_cluster(tmp_path) as (_, client):
         answer = await client.call("POST", client.pods, b"x" * (3 * 1024 * 1024 + 1))
         assert (answer.status, answer.body["reason"]) == (413, "RequestEntityTooLarge")
+
+
+@asynchronous
+async def test_while_the_api_server_restarts_connections_break_and_the_pods_run_on(tmp_path: Path) -> None:
+    async with local_cluster(tmp_path, SleepRuntime(60)) as (cluster, client):
+        version = (await client.create(pod(client, "a")))["metadata"]["resourceVersion"]
+        await client.running("a")
+        watching = asyncio.create_task(collect(client, version))
+        async with client.stream(client.pods, watch="true", timeoutSeconds="60") as response:
+            await response.content.readany()
+            url, back = cluster.url, asyncio.create_task(cluster.restart_api(0.2))
+            with pytest.raises(aiohttp.ClientError):
+                await response.content.read()
+            with pytest.raises(aiohttp.ClientError):
+                await watching
+            with pytest.raises(aiohttp.ClientConnectorError):  # nobody listens meanwhile
+                await client.call("GET", client.pods)
+            with pytest.raises(ClusterError, match="does not run"):
+                await cluster.restart_api(0)
+            await back
+        assert cluster.url == url
+        found = (await client.call("GET", f"{client.pods}/a")).body
+        assert found["status"]["phase"] == "Running"
+        events = [e async for e in client.events(client.pods, resourceVersion=version, timeoutSeconds="1")]
+        assert [e["type"] for e in events][:1] == ["MODIFIED"]  # what was remembered is remembered still
+        assert [(e.verb, e.name) for e in cluster.audit] == [("create", "a")]
+
+
+async def collect(client: Client, version: str) -> list[Json]:
+    return [e async for e in client.events(client.pods, resourceVersion=version, timeoutSeconds="60")]
+
+
+@asynchronous
+async def test_after_a_compaction_older_versions_are_gone_and_watches_that_kept_up_go_on(tmp_path: Path) -> None:
+    async with local_cluster(tmp_path, SleepRuntime(60)) as (cluster, client):
+        created = await client.create(pod(client, "a", nodeName="elsewhere"))
+        version = created["metadata"]["resourceVersion"]
+        events = client.events(client.pods, resourceVersion=version, timeoutSeconds="30")
+        await relabel(client, "a", "before")
+        assert (await anext(events))["object"]["metadata"]["labels"]["v"] == "before"
+        cluster.compact()
+        await relabel(client, "a", "after")
+        assert (await anext(events))["object"]["metadata"]["labels"]["v"] == "after"
+        await events.aclose()  # type: ignore[attr-defined]
+        old = [e async for e in client.events(client.pods, resourceVersion=version, timeoutSeconds="1")]
+        assert [(e["type"], e["object"]["code"]) for e in old] == [("ERROR", 410)]
+        now = (await client.call("GET", client.pods)).body["metadata"]["resourceVersion"]
+        assert [e async for e in client.events(client.pods, resourceVersion=now, timeoutSeconds="1")] == []
+
+
+@asynchronous
+async def test_a_restart_with_compaction_leaves_no_watch_to_go_on_with(tmp_path: Path) -> None:
+    async with local_cluster(tmp_path, SleepRuntime(60)) as (cluster, client):
+        version = (await client.create(pod(client, "a", nodeName="elsewhere")))["metadata"]["resourceVersion"]
+        await client.create(pod(client, "b", nodeName="elsewhere"))
+        await cluster.restart_api(0, compact=True)
+        events = [e async for e in client.events(client.pods, resourceVersion=version, timeoutSeconds="1")]
+        assert [e["object"]["code"] for e in events] == [410]
+
+
+@asynchronous
+async def test_the_audit_log_keeps_as_much_as_it_is_told_with_times(tmp_path: Path) -> None:
+    async with local_cluster(tmp_path, SleepRuntime(60), kept_audit=2) as (cluster, client):
+        before = time.time()
+        for name in "abc":
+            await client.create(pod(client, name, nodeName="elsewhere"))
+        assert [entry.name for entry in cluster.audit] == ["b", "c"]
+        times = [before, *(entry.at for entry in cluster.audit), time.time()]
+        assert times == sorted(times)

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runner_spec.duration import MAXIMUM_SECONDS, format_duration, parse_duration
+from runner_spec.duration import MAXIMUM_SECONDS, format_duration, parse_duration, parse_retention
 
 
 @pytest.mark.parametrize(
@@ -68,3 +68,17 @@ def test_no_text_does_worse_than_a_value_error(text: str) -> None:
 def test_only_positive_durations_are_formatted() -> None:
     with pytest.raises(ValueError, match="at least 1 second"):
         format_duration(0)
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [("never", 0), ("0", 0), (0, 0), ("1h", 3600), ("90d", 90 * 86400), ("3650d", 3650 * 86400), (7200, 7200)],
+)
+def test_retentions_are_hours_to_years_or_never(value: object, seconds: int) -> None:
+    assert parse_retention(value) == seconds
+
+
+@pytest.mark.parametrize("value", ["59m", "3651d", "forever", "", "-1d", True, None, 1.5, 60, ["90d"]])
+def test_what_is_no_retention_is_refused(value: object) -> None:
+    with pytest.raises(ValueError, match=r"kept|not a duration"):
+        parse_retention(value)

@@ -1,4 +1,5 @@
 import itertools
+import tracemalloc
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -124,3 +125,20 @@ def test_a_last_line_without_newline_is_no_remark() -> None:
     resumer = LogResumer()
     assert resumer.feed(b"2026-01-01T00:00:01.5Z one") + resumer.finish() == b"2026-01-01T00:00:01.5Z one"
     assert resumer.remark == ""
+
+
+def test_what_was_seen_of_an_overlong_line_is_skipped_as_it_comes_not_gathered() -> None:
+    stamp, chunk, chunks = b"2026-01-01T00:00:01.000000000Z ", b"x" * 2**16, 1600  # 100 MiB without a newline
+    seen = 1000 * len(chunk)
+    resumer = LogResumer(LogCursor("2026-01-01T00:00:01.000000000Z", 1, seen))
+    complete = stamp + chunk * 8 + b"\n"  # an overlong line that was passed on whole
+    assert resumer.feed(complete[: 2**18 + 100]) == b""
+    assert resumer.feed(complete[2**18 + 100 :] + stamp) == b""
+    tracemalloc.start()
+    try:
+        fresh = sum(len(resumer.feed(chunk)) for _ in range(chunks))
+        assert tracemalloc.get_traced_memory()[1] < 4 * 2**20
+    finally:
+        tracemalloc.stop()
+    assert fresh + len(resumer.feed(b"\n")) == chunks * len(chunk) - seen + 1
+    assert (resumer.gap, resumer.cursor) == (False, LogCursor("2026-01-01T00:00:01.000000000Z", 2))

@@ -11,19 +11,21 @@ def told_as_faults() -> Iterator[None]:
     """Translate what the block raises.
 
     Raises:
-        InvalidInputError: settings, policy or URLs cannot be used.
+        InvalidInputError: settings, policy, URLs or the Redis behind one cannot be used.
         PlatformError: Redis, Kubernetes, the store or the network failed.
     """
     from adapters.kubernetes_api import ApiError
     from adapters.object_store import StoreConfigError, StoreError
+    from adapters.redis_fitness import UnfitRedis
     from adapters.redis_server import BadRedisURL, RedisError
     from gateway.server import GatewayStartError
     from runner_spec.problem import ProblemsError
+    from worker.queue.errors import QueueError
     from worker.settings import SettingsError
 
     try:
         yield
-    except (SettingsError, ProblemsError, StoreConfigError, BadRedisURL) as error:
+    except (SettingsError, ProblemsError, StoreConfigError, BadRedisURL, UnfitRedis) as error:
         raise InvalidInputError(str(error)) from error
-    except (ApiError, RedisError, StoreError, GatewayStartError) as error:
+    except (ApiError, RedisError, QueueError, StoreError, GatewayStartError) as error:
         raise PlatformError(str(error)) from error

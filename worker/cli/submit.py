@@ -29,6 +29,14 @@ if TYPE_CHECKING:
 @click.option("--queue", default=DEFAULT_QUEUE, show_default=True, metavar="NAME", help="The queue.")
 @click.option("--job-id", metavar="ID", help="The job's id: letters, digits, _ and -. A new UUID by default.")
 @click.option("--unique", is_flag=True, help="Refuse when a job with this --job-id exists.")
+@click.option(
+    "--replicas",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    metavar="N",
+    help="Return only once N replicas of Redis have the job, too; exit status 3 when they have not in time.",
+)
 @click.option("--local", is_flag=True, help="Take paths in the source from this machine: for `dynapod dev`.")
 @click.option("-f", "--follow", "follows", is_flag=True, help="Follow the job to its end; its end is the exit status.")
 @json_option
@@ -42,11 +50,15 @@ def submit(
     job_id: str | None,
     *,
     unique: bool,
+    replicas: int,
     local: bool,
     follows: bool,
     as_json: bool,
 ) -> None:
     """Put the job that FILE describes on the queue, and print its id.
+
+    With --replicas, submit again with the same --job-id when that fails: a job that exists is left as it is, and never
+    runs twice.
 
     With --follow, Ctrl-C ends the following, not the job: `dynapod cancel` does that.
     """
@@ -62,7 +74,7 @@ def submit(
 
     async def work(client: "JobClient") -> "JobStatus | None":
         await client.ping()
-        await _enqueue(client, data, job, queue, unique=unique)
+        await _enqueue(client, data, job, queue, unique=unique, replicas=replicas)
         if not (as_json and not follows):
             click.echo(job, err=as_json)
         return await follow(client, job, narrator(terminal)) if follows else None
@@ -75,11 +87,16 @@ def submit(
         click.echo(json.dumps({"job": job, "queue": queue}))
 
 
-async def _enqueue(client: "JobClient", data: dict[str, object], job: str, queue: str, *, unique: bool) -> None:
+async def _enqueue(
+    client: "JobClient", data: dict[str, object], job: str, queue: str, *, unique: bool, replicas: int
+) -> None:
     from adapters.redis_server import RedisUnavailable
+    from worker.client import NotReplicatedError
 
     try:
-        await client.submit(data, job_id=job, unique=unique, queue=queue)
+        await client.submit(data, job_id=job, unique=unique, queue=queue, replicas=replicas)
+    except NotReplicatedError as error:
+        raise PlatformError(f"{error}: `--job-id {job}`.") from error
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--job-id") from error
     except RedisUnavailable as error:

@@ -78,11 +78,15 @@ class Claim:
     `attempt` counts from 1 over the whole life of the job id and is never used twice; budgets of retries are counted
     by `platform_retries` and `job_retries` instead: how often this job was put back because of the platform's faults,
     or its own, since it was last enqueued. `wait` ends with the attempt right before this one, None when that one was
-    no wait. `adopted`: another incarnation minted the attempt (`minted_by`), so its
-    pod may only be found, never created; otherwise it is ours to create. `payload` is the job description or why it
+    no wait. `adopted`: not the reply to our own claim or mint. Another incarnation minted the attempt (`minted_by`), or
+    this one did and a failover of Redis has brought it back: there may have been a pod, so it may only be found, never
+    created. Otherwise it is ours to create. `payload` is the job description or why it
     is refused. `retries_left` and `retry_interval` (seconds before the next one) are rq's `Retry`, None without one.
     `stop_requested` says who asked to end the job, None when nobody did. Times are Unix seconds by the server's clock:
     `claimed_at` when the reply was made, `started_at` when the attempt was minted, `enqueued_at` as the producer wrote.
+    `waited`: for how many seconds the attempts before this one, whose pods were never found, had been held; 0 for none.
+    `workers_lost`: above zero when that many workers have died of this job, as many as the policy allows: its payload
+    is left out, it must not be handled, only ended (`poison.py`).
     """
 
     job_id: str
@@ -102,6 +106,8 @@ class Claim:
     wait: Wait | None = None
     stop_requested: str | None = None
     foreign_hooks: tuple[str, ...] = ()
+    waited: float = 0.0
+    workers_lost: int = 0
 
     @property
     def member(self) -> str:
@@ -117,9 +123,9 @@ class Held:
     job: JobHash = field(repr=False)
 
 
-def read_reply(reply: Sequence[Any], worker: str, now: float) -> Held:
-    """What prelude.lua's `describe` wrote, for the incarnation `worker` at server time `now`."""
-    raw_id, raw_execution, attempt, raw_minted_by, created_at, stop, values = reply
+def read_reply(reply: Sequence[Any], now: float, *, adopted: bool) -> Held:
+    """What prelude.lua's `describe` wrote, at server time `now`; see `Claim.adopted`."""
+    raw_id, raw_execution, attempt, raw_minted_by, created_at, since, lost, stop, values = reply
     job = {name: value for name, value in zip(JOB_FIELDS, values, strict=True) if value is not None}
     data = job.pop("data", b"")
     job_id, minted_by = text(raw_id), text(raw_minted_by or b"")
@@ -130,7 +136,7 @@ def read_reply(reply: Sequence[Any], worker: str, now: float) -> Held:
         execution_id=text(raw_execution),
         queue=text(job.get("origin", b"")),
         payload=_payload(raw_id, data),
-        adopted=minted_by != worker,
+        adopted=adopted,
         minted_by=minted_by,
         claimed_at=now,
         started_at=float(created_at or now),
@@ -142,6 +148,8 @@ def read_reply(reply: Sequence[Any], worker: str, now: float) -> Held:
         wait=_wait_before(whole(attempt) or 1, job.get(wire.FIELD_WAIT)),
         stop_requested=stop_request(job.get("status", b""), stop),
         foreign_hooks=tuple(name for name in FOREIGN_HOOKS if job.get(name) not in {None, b"", b"[]"}),
+        waited=max(now - float(since or now), 0.0),
+        workers_lost=whole(lost) or 0,
     )
     return Held(claim, job)
 

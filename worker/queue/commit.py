@@ -137,7 +137,7 @@ class Committer:
             with translated():
                 replies = await pipeline.execute(raise_on_error=False)
         except ServerUnavailable as error:
-            logger.warning("commit of %d attempts: %s", len(fast), error, extra={"action": "commit-resend"})
+            self._connections.outage.report(error)
             return list(fast)
         again = [item for item, reply in zip(fast, replies, strict=True) if not self._receive(item[0], reply)]
         if any(isinstance(reply, ScriptMissing) for reply in replies):
@@ -149,7 +149,7 @@ class Committer:
             with translated():
                 await self._connections.control.script_load(self._script.text)
         except ServerUnavailable as error:
-            logger.warning("loading the commit script: %s", error, extra={"action": "commit-resend"})
+            self._connections.outage.report(error)
 
     def _receive(self, entry: Entry, reply: object) -> bool:
         """Whether the reply settles the matter."""
@@ -194,7 +194,7 @@ class Committer:
                         answer = await asyncio.to_thread(self._transact, entry.held, entry.settlement)
                         break
                     except ServerUnavailable as error:
-                        logger.warning("commit: %s", error, extra={"action": "commit-resend"})
+                        self._connections.outage.report(error)
                         await asyncio.sleep(RESEND_DELAYS[min(tries, len(RESEND_DELAYS) - 1)])
             _resolve(entry, answer is Answer.RECORDED)
         except asyncio.CancelledError:

@@ -17,16 +17,19 @@ from uuid import uuid4
 
 from rq.utils import get_version
 
+from adapters.redis_outage import Outage
 from adapters.redis_server import Connections, translated
 from runner_spec import wire
 from runner_spec.outcome import Fault, Outcome, Verdict
+from runner_spec.policy import DEFAULT_POLICY
 from worker.queue import keys
 from worker.queue.claim import JOB_FIELDS, Claim, Held, read_reply, stop_request, text
 from worker.queue.command import Command, CommandKind, Message
 from worker.queue.commit import Committer
 from worker.queue.errors import LeaseLost, QueueUnavailable, queue_errors
-from worker.queue.lease import Announce, Lease
+from worker.queue.lease import EXECUTION_TTL, Announce, Lease
 from worker.queue.maintenance import Maintenance
+from worker.queue.poison import QUARANTINE_KEY, STABLE_LEASES
 from worker.queue.record import EVENTS, Recorder
 from worker.queue.script import Word, load
 from worker.queue.settlement import Requeue, Settlement, event_fields, superseded_entry
@@ -41,9 +44,6 @@ CLAIM_LIMIT: Final = 100
 CLAIM_BYTES: Final = 8 * 1024 * 1024
 # Entries that a ledger keeps: an id may be enqueued every minute for years.
 LEDGER_ENTRIES: Final = 100
-# Seconds. The score of an execution in rq's started registry: `rq info` and rq's maintenance fail jobs whose score has
-# passed, and must never come first. Prolonged daily, so the longest job may last longer.
-EXECUTION_TTL: Final = 7 * 86400
 REFRESH_SECONDS: Final = 86400.0
 AUDIT_SECONDS: Final = 5.0
 SCAN_SECONDS: Final = 60.0
@@ -56,7 +56,8 @@ FORGET_SECONDS: Final = 60
 class JobQueue:
     """One incarnation's view of its queues, highest priority first. See the module's text.
 
-    `worker` must be a name never used before (a UUID). Use as a context manager, or call `start` and `aclose`.
+    `worker` must be a name never used before (a UUID). `worker_losses`: of how many workers' deaths one job may be
+    guilty (`poison.py`); 0 suspects nobody. Use as a context manager, or call `start` and `aclose`.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class JobQueue:
         lease_seconds: float = LEASE_SECONDS,
         audit_seconds: float = AUDIT_SECONDS,
         maintenance_seconds: float = MAINTENANCE_SECONDS,
+        worker_losses: int = DEFAULT_POLICY.worker_losses,
     ) -> None:
         if not names or any(not name for name in names):
             raise ValueError(f"queue names {list(names)!r}: give at least one, none of them empty")
@@ -83,6 +85,9 @@ class JobQueue:
         self._told: set[str] = set()  # execution ids whose end has been asked for
         self._commands: asyncio.Queue[Command] = asyncio.Queue()
         self._suspended = False
+        self._quarantined = False
+        self._stable_seconds = STABLE_LEASES * lease_seconds
+        self._worker_losses = worker_losses
         # Claims and audits must not overlap: an audit would take a claim under way for a lost one.
         self._registry_lock = asyncio.Lock()
         self._audit_due = self._scan_due = self._refresh_due = 0.0
@@ -116,6 +121,7 @@ class JobQueue:
 
     async def aclose(self) -> None:
         """Stop all tasks without a word to Redis; the connections stay open."""
+        await self._maintenance.aclose()
         await self._watcher.aclose()
         await self._subscription.aclose()
         await self._committer.aclose()
@@ -126,6 +132,11 @@ class JobQueue:
 
     async def __aexit__(self, *_: object) -> None:
         await self.aclose()
+
+    @property
+    def outage(self) -> Outage:
+        """Who finds Redis away reports here, and learns when to try again."""
+        return self._connections.outage
 
     @property
     def held(self) -> tuple[Claim, ...]:
@@ -146,8 +157,9 @@ class JobQueue:
             with queue_errors():
                 await self.lease.renew()
         except QueueUnavailable as error:
-            logger.warning("heartbeat: %s", error, extra={"action": "heartbeat-failed"})
+            self.outage.report(error)
             return False
+        self.outage.over()
         return True
 
     async def release(self) -> None:
@@ -170,16 +182,21 @@ class JobQueue:
             with queue_errors():
                 self._suspended = not await self._watcher.wait_for_resume(timeout)
             return not self._suspended
+        if self._quarantined:  # there may be jobs, for others
+            await asyncio.sleep(timeout)
+            return False
         return await self._watcher.wait(timeout)
 
     async def claim(self, limit: int) -> list[Claim]:
-        """Up to `limit` (100 at most) waiting jobs, now owned by this worker; an empty list while `rq suspend` holds.
+        """Up to `limit` (100 at most) waiting jobs, now owned by this worker.
+
+        An empty list also while `rq suspend` holds, and while this worker tries a suspect alone (`poison.py`).
 
         Raises:
             LeaseLost: this incarnation is over.
             QueueUnavailable: no answer; if jobs were claimed, `adopt` returns them.
         """
-        names = [wire.LEASES_KEY, keys.worker_hash(self.worker), keys.SUSPENDED]
+        names = [wire.LEASES_KEY, keys.worker_hash(self.worker), keys.SUSPENDED, QUARANTINE_KEY]
         arguments: list[Word] = [
             self.worker,
             min(limit, CLAIM_LIMIT),
@@ -194,13 +211,15 @@ class JobQueue:
         ]
         async with self._registry_lock:
             reply = await self._run_leased("claim", names, arguments)
+            self.outage.over()
             self._suspended = reply[0] == b"suspended"
-            if self._suspended:
+            self._quarantined = reply[0] == b"quarantined"
+            if self._suspended or self._quarantined:
                 return []
             for job_id in reply[2]:
                 facts = {"action": "claim-dropped", "job": text(job_id)}
                 logger.info("not queued any more, or deleted: dropped", extra=facts)
-            return [self._hold(description) for description in reply[1]]
+            return [self._hold(description, adopted=False) for description in reply[1]]
 
     async def lapsed(self) -> set[str]:
         """Incarnations that are dead, or released, and not forgotten yet: they may have left pods behind.
@@ -214,9 +233,11 @@ class JobQueue:
             return await self.lease.lapsed()
 
     async def adopt(self, limit: int) -> list[Claim]:
-        """Executions of dead incarnations, up to `limit`, and own ones that this worker was never told of.
+        """Executions of dead incarnations, up to `limit`, and own ones that this worker does not hold.
 
-        Same execution, same attempt. Call it at the start and every few seconds.
+        Same execution, same attempt. An own one: the reply of its claim was lost, or a failover of Redis has brought it
+        back. All of them are `adopted`: somebody may have created their pods.
+        Call it at the start and every few seconds.
 
         Raises:
             LeaseLost: this incarnation is over.
@@ -226,15 +247,25 @@ class JobQueue:
             with queue_errors():
                 await self._audit()
             claims = await self._reclaim(limit)
-            if len(claims) < limit and self.lease.may_adopt:
-                names = [wire.LEASES_KEY, keys.WORKERS]
-                arguments: list[Word] = [self.worker, limit - len(claims), EXECUTION_TTL, FORGET_SECONDS]
-                reply = await self._run_leased("adopt", names, [*arguments, len(self.names), *self.names, *JOB_FIELDS])
-                claims += [self._hold(description) for description in reply]
             if time.monotonic() >= self._scan_due and self.lease.may_adopt:
-                claims += await self._scan()
+                await self._scan()
                 self._scan_due = time.monotonic() + SCAN_SECONDS
+            if len(claims) < limit and self.lease.may_adopt:
+                claims += await self._take_over(limit - len(claims))
         return claims
+
+    async def _take_over(self, limit: int) -> list[Claim]:
+        names = [wire.LEASES_KEY, keys.WORKERS, QUARANTINE_KEY]
+        arguments: list[Word] = [self.worker, limit, EXECUTION_TTL, FORGET_SECONDS]
+        arguments += [self._stable_seconds, self._worker_losses]
+        reply = await self._run_leased("adopt", names, [*arguments, len(self.names), *self.names, *JOB_FIELDS])
+        if reply[1]:
+            logger.warning(
+                "%d jobs of workers that have died wait until it is known which of them kills",
+                reply[1],
+                extra={"action": "suspects-wait", "jobs": reply[1]},
+            )
+        return [self._hold(description) for description in reply[0]]
 
     async def mint(self, claim: Claim, outcome: Outcome | None = None) -> Claim | None:
         """The next attempt for an adopted execution whose pod was not found; `outcome` is the old attempt's end.
@@ -274,7 +305,7 @@ class JobQueue:
             if reply is None:
                 self._drop(claim.execution_id)
                 return None
-            return self._hold(reply)
+            return self._hold(reply, adopted=False)
 
     async def settle(self, settlement: Settlement) -> bool:
         """Put the end of an attempt on record, with rq's own writes, the ledger and the event: all or nothing.
@@ -329,8 +360,8 @@ class JobQueue:
                 await self.lease.renew()
                 return await load(name).run(self._connections.control, names, arguments)
 
-    def _hold(self, description: Sequence[Any]) -> Claim:
-        held = read_reply(description, self.worker, self.lease.now())
+    def _hold(self, description: Sequence[Any], *, adopted: bool = True) -> Claim:
+        held = read_reply(description, self.lease.now(), adopted=adopted)
         claim = held.claim
         self._held[claim.execution_id] = held
         self._strays.discard(claim.member)
@@ -396,17 +427,14 @@ class JobQueue:
         self._strays.clear()  # the next audit finds the others again
         return [self._hold(description) for description in reply]
 
-    async def _scan(self) -> list[Claim]:
-        claims: list[Claim] = []
+    async def _scan(self) -> None:
         for queue in self.names:
             first, seen = 0, SCAN_SLICE
             while seen == SCAN_SLICE:
-                arguments: list[Word] = [self.worker, queue, EXECUTION_TTL, first, SCAN_SLICE, *JOB_FIELDS]
+                arguments: list[Word] = [self.worker, EXECUTION_TTL, first, SCAN_SLICE]
                 names = [wire.LEASES_KEY, keys.started_registry(queue)]
-                descriptions, seen = await self._run_leased("scan", names, arguments)
-                claims += [self._hold(description) for description in descriptions]
+                _, seen = await self._run_leased("scan", names, arguments)
                 first += SCAN_SLICE
-        return claims
 
     async def _refresh(self) -> None:
         """Move the far-off scores of our executions further on."""

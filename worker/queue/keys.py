@@ -43,6 +43,11 @@ def scheduled_registry(name: str) -> str:
     return f"rq:scheduled:{name}"
 
 
+def canceled_registry(name: str) -> str:
+    """The zset of ids of canceled jobs."""
+    return f"rq:canceled:{name}"
+
+
 def scheduler_lock(name: str) -> str:
     """Held by rq's scheduler of the queue."""
     return f"rq:scheduler-lock:{name}"

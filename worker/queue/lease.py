@@ -23,6 +23,9 @@ logger = logging.getLogger(__name__)
 WORKER_TTL: Final = 120
 # Seconds that a worker that left stays visible, as with rq (BaseWorker.register_death).
 DEATH_TTL: Final = 60
+# Seconds. The score of an execution in rq's started registry: `rq info` and rq's maintenance fail jobs whose score has
+# passed, and must never come first. Prolonged daily, so the longest job may last longer.
+EXECUTION_TTL: Final = 7 * 86400
 # As rq formats dates (rq.utils.utcformat).
 DATE_FORMAT: Final = "%Y-%m-%dT%H:%M:%S.%fZ"
 

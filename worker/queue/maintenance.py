@@ -13,9 +13,11 @@ from rq.rate_limit import RateLimitRegistry
 from rq.registry import FailedJobRegistry, FinishedJobRegistry, ReadyJobRegistry, ScheduledJobRegistry
 from rq.worker_registration import clean_worker_registry
 
-from adapters.redis_server import Connections, WatchConflict, translated
+from adapters.redis_server import Connections, RedisError, WatchConflict, translated
 from runner_spec import wire
+from worker.cancellation import end_tasks
 from worker.queue import keys
+from worker.queue.census import Census
 from worker.queue.claim import text
 from worker.queue.script import load
 
@@ -29,6 +31,9 @@ DEFAULT_TIMEOUT: Final = 180
 # Seconds after which an entry of rq's intermediate list is taken for lost, as in rq (IntermediateQueue).
 STALE_SECONDS: Final = 60
 LOCK_KEY: Final = wire.PREFIX + "maintenance"
+CENSUS_LOCK_KEY: Final = LOCK_KEY + ":census"
+# Seconds between two walks over all keys: what they mend is rare, and nobody waits for it in the second.
+CENSUS_SECONDS: Final = 600.0
 
 
 class Maintenance:
@@ -38,6 +43,8 @@ class Maintenance:
         self._connections = connections
         self._queues = tuple(queues)
         self._date = date
+        self._census = Census(connections.control, self._queues, date)
+        self._walk: asyncio.Task[None] | None = None
 
     async def schedule(self) -> int:
         """Move due jobs (`enqueue_in`, `enqueue_at`, retries and repeats with an interval) to their queues.
@@ -56,12 +63,30 @@ class Maintenance:
 
     async def clean(self, interval: float) -> None:
         """Tidy rq's registries; one worker does it each `interval` seconds, whoever comes first."""
+        walking = self._walk is not None and not self._walk.done()
+        if not walking and await self._is_mine(CENSUS_LOCK_KEY, CENSUS_SECONDS):
+            # Beside the rest: half a minute, where there are some 100,000 jobs.
+            self._walk = asyncio.create_task(self._take_census(), name="census")
+        if await self._is_mine(LOCK_KEY, interval):
+            await self._sweep()
+
+    async def aclose(self) -> None:
+        """End a walk that is under way."""
+        await end_tasks([self._walk] if self._walk is not None else [])
+
+    async def _take_census(self) -> None:
+        try:
+            await self._census.take()
+        except RedisError:  # a key of a foreign type, say; the next walk begins anew
+            logger.exception("not all keys were looked at", extra={"action": "census-failed"})
+
+    async def _is_mine(self, lock: str, interval: float) -> bool:
         with translated():
             # A little less than the interval, so that the next pass finds the lock gone.
             lifetime = max(int(interval * 900), 1)
-            mine = await self._connections.control.set(LOCK_KEY, "1", nx=True, px=lifetime)
-        if not mine:
-            return
+            return bool(await self._connections.control.set(lock, "1", nx=True, px=lifetime))
+
+    async def _sweep(self) -> None:
         for queue in self._queues:
             names = [keys.intermediate_list(queue), keys.queue_list(queue), keys.started_registry(queue)]
             reply: Any = await load("sweep").run(self._connections.control, names, [self._date(), STALE_SECONDS])

@@ -10,7 +10,11 @@ from adapters.redis_server import AsyncClient, ScriptMissing, translated
 
 Word = str | bytes | int | float
 # Scripts that move executions share more than the prelude.
-LIBRARIES: Final = {"adopt": ("prelude", "takeover"), "scan": ("prelude", "takeover")}
+LIBRARIES: Final = {
+    "adopt": ("prelude", "poison", "takeover"),
+    "mend": ("prelude", "mending"),
+    "revive": ("prelude", "mending"),
+}
 
 
 class Pipelined(Protocol):

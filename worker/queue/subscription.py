@@ -3,18 +3,19 @@
 import asyncio
 import logging
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
-from adapters.redis_server import Connections, RedisError, translated
+from adapters.redis_outage import Outage
+from adapters.redis_server import Connections, RedisError, RedisUnavailable, translated
 from worker.cancellation import end_tasks
 from worker.queue import keys
 from worker.queue.command import Message, parse_message
 
 logger = logging.getLogger(__name__)
 
-# Seconds without a message after which the connection is proved alive by a PING.
+# Seconds without a message after which the connection is proved alive by a PING; as long again without any answer, and
+# it is taken for dropped by something on the way: a socket alone would never notice.
 IDLE_SECONDS: Final = 15.0
-RECONNECT_DELAY: Final = 1.0
 
 
 class Subscription:
@@ -29,6 +30,7 @@ class Subscription:
         self._channel = keys.command_channel(worker)
         self._receive = receive
         self._subscribed = asyncio.Event()
+        self._refused = Outage("the command channel is not heard; requests to stop are found in Redis, seconds later")
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -48,19 +50,27 @@ class Subscription:
                 with translated():
                     await self._listen(pubsub)
             except RedisError as error:
-                logger.warning("command channel: %s", error, extra={"action": "resubscribe"})
+                failure = error
             finally:
                 self._subscribed.set()
                 await pubsub.aclose()
-            await asyncio.sleep(RECONNECT_DELAY)
+            await (self._connections.outage if failure.temporary else self._refused).pause(failure)
 
-    async def _listen(self, pubsub: Any) -> None:  # noqa: ANN401 - redis-py's PubSub is untyped
+    async def _listen(self, pubsub: Any) -> NoReturn:  # noqa: ANN401 - redis-py's PubSub is untyped
         await pubsub.subscribe(self._channel)
+        asked = False
         while True:
             message = await pubsub.get_message(timeout=IDLE_SECONDS)
             if message is None:
+                if asked:
+                    raise RedisUnavailable(f"no answer to a PING on the command channel for {IDLE_SECONDS:g} s")
                 await pubsub.ping()
-            elif message["type"] == "subscribe":
+                asked = True
+                continue
+            asked = False
+            if message["type"] == "subscribe":
+                self._refused.over()
+                self._connections.outage.over()
                 self._subscribed.set()
             elif message["type"] == "message":
                 self._deliver(message["data"])

@@ -5,16 +5,14 @@ peek. One watcher per queue, each on a connection of its own, parked after it ha
 """
 
 import asyncio
-import logging
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, Final
 
+from adapters.redis_outage import Outage
 from adapters.redis_server import Connections, RedisError, translated
 from worker.cancellation import end_tasks
 from worker.queue import keys
-
-logger = logging.getLogger(__name__)
 
 # Seconds. Ends a peek on a connection that a firewall has dropped in silence; the socket itself has no timeout.
 PEEK_SECONDS: Final = 20.0
@@ -22,7 +20,6 @@ PEEK_DEADLINE: Final = 30.0
 # Seconds between two looks where blocking is no option: embedded Redis, and a queue that is suspended.
 EMBEDDED_POLL: Final = 0.02
 SUSPENDED_POLL: Final = 1.0
-RECONNECT_DELAY: Final = 1.0
 
 
 class Watcher:
@@ -69,6 +66,7 @@ class Watcher:
 
     async def _peek(self, name: str) -> None:
         blmove: Any = self._connections.blocking.blmove
+        refused = Outage(f"jobs of {name} are found by asking every two seconds")  # `Supervisor`'s claims go on
         while True:
             await self._wanted[name].wait()
             try:
@@ -76,9 +74,9 @@ class Watcher:
                     async with asyncio.timeout(PEEK_DEADLINE):
                         job_id = await blmove(name, name, PEEK_SECONDS, "LEFT", "LEFT")
             except RedisError as error:
-                logger.warning("watching %s: %s", name, error, extra={"action": "watch-failed"})
-                await asyncio.sleep(RECONNECT_DELAY)
+                await (self._connections.outage if error.temporary else refused).pause(error)
                 continue
+            refused.over()
             if job_id is not None:
                 self._report(name)
 

@@ -47,6 +47,13 @@ secretKeyRef:
   key: {{ empty .Values.redis.existingSecret.name | ternary "url" .Values.redis.existingSecret.key }}
 {{- end }}
 
+{{- define "dynapod.gatewayRedisURL" -}}
+{{- $secret := .Values.redis.existingSecret -}}
+secretKeyRef:
+  name: {{ $secret.name | default "dynapod-redis" }}
+  key: {{ empty $secret.name | ternary "url" ($secret.gatewayKey | default $secret.key) }}
+{{- end }}
+
 {{/* Not empty when this chart runs the Redis itself. */}}
 {{- define "dynapod.ownRedis" -}}
 {{- if not (or .Values.redis.url .Values.redis.existingSecret.name) }}yes{{ end }}
@@ -66,6 +73,9 @@ secretKeyRef:
 {{- end }}
 {{- if and .Values.redis.url .Values.redis.existingSecret.name }}
 {{- fail "redis: url and existingSecret.name are both set; keep one" }}
+{{- end }}
+{{- if and .Values.redis.tls.existingSecret (include "dynapod.ownRedis" .) }}
+{{- fail "redis.tls.existingSecret: the chart's own Redis speaks no TLS; set redis.url or redis.existingSecret.name, or leave it empty" }}
 {{- end }}
 {{- if and .Values.debug.subjects (not .Values.policy.allow_debug) }}
 {{- fail "debug.subjects: the policy does not allow it; set policy.allow_debug=true, or leave debug.subjects empty" }}

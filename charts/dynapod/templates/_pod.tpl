@@ -80,3 +80,21 @@ envFrom:
       name: {{ . }}
 {{- end }}
 {{- end }}
+
+{{/* Authority, certificate and key for TLS with Redis, where the URL names them. */}}
+{{- define "dynapod.redisMount" -}}
+{{- if .Values.redis.tls.existingSecret }}
+- name: redis-tls
+  mountPath: /etc/dynapod-redis
+  readOnly: true
+{{- end }}
+{{- end }}
+
+{{- define "dynapod.redisVolume" -}}
+{{- with .Values.redis.tls.existingSecret }}
+- name: redis-tls
+  secret:
+    secretName: {{ . }}
+    defaultMode: 0440
+{{- end }}
+{{- end }}

@@ -38,8 +38,8 @@ def test_jobs_of_a_claim_whose_reply_was_lost_are_found_again(server: Place) -> 
         claims = await queue.adopt(10)
 
         assert sorted((claim.job_id, claim.attempt, claim.adopted) for claim in claims) == [
-            ("a", 1, False),
-            ("b", 1, False),
+            ("a", 1, True),
+            ("b", 1, True),
         ]
         assert await queue.adopt(10) == []
         assert all([await queue.settle(finish(claim)) for claim in claims])

@@ -110,6 +110,62 @@ def test_a_job_that_a_killed_stock_worker_had_started_is_requeued(
     play(server, scenario)
 
 
+@pytest.mark.redis
+def test_what_a_killed_stock_worker_leaves_of_a_deleted_job_is_removed(server: Place) -> None:
+    async def scenario(scene: Scene) -> None:
+        scene.enqueue("popped", "started")
+        Queue.dequeue_any([scene.rq], None, connection=scene.sync, serializer="json")
+        worker = SimpleWorker([scene.rq], connection=scene.sync, serializer="json")
+        dequeued = Queue.dequeue_any([scene.rq], None, connection=scene.sync, serializer="json")
+        assert dequeued is not None
+        worker.prepare_execution(dequeued[0])
+        await scene.redis.delete("rq:job:popped", "rq:job:started")
+        (member,) = await scene.redis.zrange("rq:wip:jobs", 0, -1)
+        await scene.redis.zadd("rq:wip:jobs", {member: 1})
+        async with scene.worker() as queue:
+            await clean(queue)
+            await clean(queue)  # the execution of the second one went with the first pass
+            assert await queue.claim(10) == []
+            assert await scene.redis.keys("rq:queue:*") == []
+            assert await scene.redis.keys("rq:wip:*") == []
+
+    play(server, scenario)
+
+
+@pytest.mark.redis
+def test_a_job_that_was_seen_between_taking_and_starting_is_not_held_against_the_next_of_its_id(server: Place) -> None:
+    async def scenario(scene: Scene) -> None:
+        scene.enqueue("nightly")
+        Queue.dequeue_any([scene.rq], None, connection=scene.sync, serializer="json")
+        async with scene.worker() as queue:
+            await clean(queue)
+            assert 0 < await scene.redis.ttl("rq:queue:jobs:intermediate:first_seen:nightly") <= 180
+
+    play(server, scenario)
+
+
+@pytest.mark.redis
+def test_many_workers_requeue_what_a_killed_stock_worker_left_on_several_queues_once(server: Place) -> None:
+    async def scenario(scene: Scene) -> None:
+        for name in ("jobs", "other"):
+            queue = Queue(name, connection=scene.sync, serializer="json")
+            queue.enqueue("worker.tasks.run", {}, job_id=f"{name}-popped")
+            Queue.dequeue_any([queue], None, connection=scene.sync, serializer="json")
+            await scene.redis.set(f"rq:queue:{name}:intermediate:first_seen:{name}-popped", 1)
+        workers = [scene.incarnate("jobs", "other") for _ in range(6)]
+        for worker in workers:
+            await worker.start()
+        try:
+            await asyncio.gather(*(worker._maintenance._sweep() for worker in workers))
+            found = [await worker.claim(10) for worker in workers]
+            assert sorted(c.job_id for claims in found for c in claims) == ["jobs-popped", "other-popped"]
+        finally:
+            for worker in workers:
+                await worker.aclose()
+
+    play(server, scenario)
+
+
 def test_maintenance_of_stock_rq_and_ours_leave_running_jobs_alone(place: Place) -> None:
     async def scenario(scene: Scene) -> None:
         scene.enqueue("a")

@@ -348,8 +348,8 @@ def test_settling_waits_for_redis_to_come_back(tmp_path: Path) -> None:
     fields=st.dictionaries(st.sampled_from(JOB_FIELDS), st.binary(max_size=30) | st.integers().map(lambda n: b"%d" % n))
 )
 def test_whatever_a_hash_holds_a_claim_can_be_read_and_recorded(fields: dict[str, bytes]) -> None:
-    reply = [b"a", b"e" * 32, b"1", b"w", b"1.5", None, [fields.get(name) for name in JOB_FIELDS]]
-    held = read_reply(reply, "w", 1.5)
+    reply = [b"a", b"e" * 32, b"1", b"w", b"1.5", None, None, None, [fields.get(name) for name in JOB_FIELDS]]
+    held = read_reply(reply, 1.5, adopted=False)
     sync = embed().sync
     pipeline = sync.pipeline()
     for settlement in (finish(held.claim), fail(held.claim), requeue(held.claim, delay=1.0, consumes_retry=True)):

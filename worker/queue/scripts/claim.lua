@@ -1,9 +1,10 @@
 -- Pop jobs and register them as executions of this worker. All or nothing: there is no intermediate list, so no gap.
 --
--- KEYS: leases, this worker's rq hash, rq's suspension flag
+-- KEYS: leases, this worker's rq hash, rq's suspension flag, the quarantine
 -- ARGV: worker, limit, date as rq writes it, execution ttl (s), stem of the new execution ids, limit of payload bytes,
 --       entries that a ledger keeps, number of queues, queue names…, job fields…
--- Returns {'claimed', [description…], [dropped id…]} or {'suspended'}; error LEASE when the lease is not live.
+-- Returns {'claimed', [description…], [dropped id…]}, or {'suspended'}, or {'quarantined'} while this worker tries a suspect
+-- alone (poison.lua); error LEASE when the lease is not live.
 
 local worker, limit, date, ttl = ARGV[1], tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4])
 local stem, byte_limit, entries, queues = ARGV[5], tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8])
@@ -17,6 +18,9 @@ if state ~= 'live' then
 end
 if redis.call('EXISTS', KEYS[3]) == 1 then
     return {'suspended'}
+end
+if redis.call('GET', KEYS[4]) == worker then
+    return {'quarantined'}
 end
 
 -- A claimed job must have no other live attempt. One is left when somebody enqueued the same id again while it ran:
@@ -75,7 +79,8 @@ local function start(id, job, queue)
         'worker_name', worker, 'origin', queue, 'dynapod_attempt', attempt)
     redis.call('PERSIST', job)
     redis.call('HSET', execution_key(id, execution), 'id', execution, 'job_id', id, 'created_at', decimal(now),
-        'last_heartbeat', decimal(now), 'worker_name', worker, 'dynapod_attempt', attempt, 'dynapod_minted_by', worker)
+        'last_heartbeat', decimal(now), 'worker_name', worker, 'dynapod_attempt', attempt, 'dynapod_minted_by', worker,
+        'dynapod_held_since', decimal(now))
     register(id, execution, worker, 'rq:wip:' .. queue, ttl, now)
     bytes = bytes + redis.call('HSTRLEN', job, 'data')
     claimed[#claimed + 1] = describe(id, execution, fields)

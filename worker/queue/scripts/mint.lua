@@ -26,6 +26,8 @@ if attempt ~= old or redis.call('EXISTS', KEYS[3]) == 0 then
     return false
 end
 local number = string.format('%d', old + 1)
+-- Who waits for a pod does not become patient anew with each worker that dies.
+redis.call('HSETNX', KEYS[2], 'dynapod_since', redis.call('HGET', KEYS[2], 'created_at') or decimal(now))
 redis.call('HSET', KEYS[2], 'dynapod_attempt', number, 'dynapod_minted_by', worker, 'created_at', decimal(now))
 redis.call('HSET', KEYS[3], 'dynapod_attempt', number)
 if redis.call('HGET', KEYS[3], 'status') == 'started' then

@@ -61,7 +61,13 @@ end
 
 -- What a worker has to know about one execution, in the order of claim.py's `ClaimReply`.
 local function describe(id, execution, fields)
-    local held = redis.call('HMGET', execution_key(id, execution), 'dynapod_attempt', 'dynapod_minted_by', 'created_at')
+    local held = redis.call('HMGET', execution_key(id, execution), 'dynapod_attempt', 'dynapod_minted_by', 'created_at',
+        'dynapod_since', 'dynapod_poison')
     local job = redis.call('HMGET', 'rq:job:' .. id, unpack(fields))
-    return {id, execution, held[1], held[2], held[3], redis.call('GET', 'dynapod:stop:' .. id), job}
+    if held[5] then -- its payload may be what kills: see poison.lua
+        for n, field in ipairs(fields) do
+            job[n] = field ~= 'data' and job[n]
+        end
+    end
+    return {id, execution, held[1], held[2], held[3], held[4], held[5], redis.call('GET', 'dynapod:stop:' .. id), job}
 end

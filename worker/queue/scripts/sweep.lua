@@ -18,9 +18,11 @@ for _, id in ipairs(redis.call('LRANGE', KEYS[1], 0, -1)) do
     local seen_key = KEYS[1] .. ':first_seen:' .. id -- rq's own note (IntermediateQueue.set_first_seen)
     local status = redis.call('HGET', 'rq:job:' .. id, 'status')
     if redis.call('ZCARD', 'rq:executions:' .. id) == 0 then
-        redis.call('SET', seen_key, decimal(now), 'NX', 'EX', 86400)
+        -- Not for rq's 24 hours: the note of a job that was started right after would condemn the next one of its id.
+        redis.call('SET', seen_key, decimal(now), 'NX', 'EX', 3 * tonumber(ARGV[2]))
         if not status then
             redis.call('LREM', KEYS[1], 1, id)
+            redis.call('DEL', seen_key)
         elseif now - tonumber(redis.call('GET', seen_key)) >= tonumber(ARGV[2]) then
             redis.call('LREM', KEYS[1], 1, id)
             redis.call('DEL', seen_key)

@@ -1,11 +1,11 @@
--- Shared by adopt.lua and scan.lua: move one execution of a dead incarnation `from` to `worker`. Same execution, same
--- attempt. Returns its description, or nil when there is nothing (left) to take.
-local function take_over(member, from, worker, wanted, ttl, now, fields)
+-- Shared by adopt.lua: move executions of a dead incarnation `from` to `worker`. Same execution, same attempt.
+
+-- The job's origin and status, when the execution is there to be taken; else nil, and what is left of it is removed.
+local function inherit(member, from, wanted, now)
     local id, execution = split(member)
     if not id then
         return nil
     end
-    local theirs = 'rq:worker:' .. from .. ':executions'
     local key, job = execution_key(id, execution), 'rq:job:' .. id
     local origin, status, runner, attempt = unpack(redis.call('HMGET', job, 'origin', 'status', 'worker_name', 'dynapod_attempt'))
     if not status then -- the job was deleted: what is left of it belongs to nobody
@@ -19,19 +19,26 @@ local function take_over(member, from, worker, wanted, ttl, now, fields)
     if not owner and status == 'started' and runner == from and attempt
         and redis.call('ZSCORE', 'rq:wip:' .. origin, member) then
         -- Every worker was away for longer than the execution's ttl: rebuild what has expired.
-        redis.call('HSET', key, 'id', execution, 'job_id', id, 'created_at', decimal(now),
+        redis.call('HSET', key, 'id', execution, 'job_id', id, 'created_at', decimal(now), 'worker_name', from,
             'dynapod_attempt', attempt, 'dynapod_minted_by', from)
         owner = from
     end
     if owner ~= from then
-        redis.call('SREM', theirs, member)
+        redis.call('SREM', 'rq:worker:' .. from .. ':executions', member)
         return nil
     end
-    redis.call('HSET', key, 'worker_name', worker, 'last_heartbeat', decimal(now))
-    redis.call('SREM', theirs, member)
-    if status == 'started' then
-        redis.call('HSET', job, 'worker_name', worker)
-        register(id, execution, worker, 'rq:wip:' .. origin, ttl, now)
+    return origin, status
+end
+
+-- Take what `inherit` has found; returns its description.
+local function take_over(found, worker, ttl, now, fields)
+    local id, execution = split(found.member)
+    redis.call('HSET', execution_key(id, execution), 'worker_name', worker, 'last_heartbeat', decimal(now),
+        'dynapod_held_since', decimal(now))
+    redis.call('SREM', 'rq:worker:' .. found.from .. ':executions', found.member)
+    if found.status == 'started' then
+        redis.call('HSET', 'rq:job:' .. id, 'worker_name', worker)
+        register(id, execution, worker, 'rq:wip:' .. found.origin, ttl, now)
     else
         register(id, execution, worker, nil, ttl, now)
     end

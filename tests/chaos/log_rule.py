@@ -1,0 +1,52 @@
+"""The rule for one log: what is stored is what was written, or what is missing is declared, at its place."""
+
+from itertools import pairwise
+
+from tests.chaos.records import StoredLog
+
+
+def silent_loss(stored: StoredLog | None, written: bytes) -> str:
+    """What is wrong with a stored log, in a sentence; empty when nothing is.
+
+    Between two gaps the stored bytes must be a contiguous part of what was written, and the parts must follow each
+    other; the first one begins at the beginning and the last one ends at the end, unless a gap stands there.
+    """
+    if stored is None:
+        return f"nothing is stored of {len(written)} bytes" if written else ""
+    offsets = [offset for offset, _ in stored.gaps]
+    ends_in_gap = len(stored.content) in offsets
+    if not stored.complete and not ends_in_gap:
+        return (
+            f"not complete after the end: {len(stored.content)} of {len(written)} bytes, and nothing declared missing"
+        )
+    parts = _parts(stored.content, offsets)
+    at = 0
+    for number, part in enumerate(parts):
+        first, last = number == 0 and 0 not in offsets, number == len(parts) - 1 and not ends_in_gap
+        found = _place(written, part, at, first=first, last=last)
+        if found < 0:
+            where = sum(map(len, parts[:number]))
+            return f"bytes {where} to {where + len(part)} as stored are not what was written {_after(at, written)}"
+        at = found + len(part)
+    return ""
+
+
+def _parts(content: bytes, offsets: list[int]) -> list[bytes]:
+    borders = [0, *sorted(offsets), len(content)]
+    return [content[begin:end] for begin, end in pairwise(borders)]
+
+
+def _place(written: bytes, part: bytes, at: int, *, first: bool, last: bool) -> int:
+    """Where a part lies, not before `at`; -1 when it does not. The leftmost place leaves most room for the others."""
+    if first and last:
+        return 0 if written == part else -1
+    if first:
+        return 0 if written.startswith(part) else -1
+    if last:
+        begin = len(written) - len(part)
+        return begin if begin >= at and written.endswith(part) else -1
+    return written.find(part, at)
+
+
+def _after(at: int, written: bytes) -> str:
+    return f"at or after byte {at} of {len(written)}"

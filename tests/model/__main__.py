@@ -1,0 +1,25 @@
+"""`python -m tests.model [jobs [faults [failovers]]]`: a larger exploration than the tests make."""
+
+import logging
+import sys
+import time
+
+from tests.model.exploration import explore
+from tests.model.world import Configuration
+
+
+def main() -> None:
+    logging.disable()
+    jobs, faults, failovers = [*map(int, sys.argv[1:]), *(1, 2, 1)[len(sys.argv) - 1 :]]
+    configuration = Configuration(jobs=jobs, faults=faults, failovers=failovers)
+    began = time.monotonic()
+    found = explore(configuration)
+    print(  # noqa: T201 - a command, which prints figures
+        f"{configuration}: states {len(found.came)}, transitions {found.transitions}, ends {len(found.ends)}, "
+        f"calls of the queue {found.world.queue.calls}, most live pods of a job after a failover {found.crowd}, "
+        f"{time.monotonic() - began:.1f} s"
+    )
+
+
+if __name__ == "__main__":
+    main()
