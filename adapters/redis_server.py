@@ -163,7 +163,7 @@ def _launch(
         }
         with log.open("wb") as output:
             process = subprocess.Popen(
-                [*_tied_to_us(), str(program), *(word for pair in options.items() for word in pair)],
+                [*tied_to_us(), str(program), *(word for pair in options.items() for word in pair)],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -184,7 +184,7 @@ def _launch(
     raise AssertionError("unreachable: the last attempt raises")
 
 
-def _tied_to_us() -> list[str]:
+def tied_to_us() -> list[str]:
     """The words before a command that must not outlive us; none where the kernel offers nothing of the kind."""
     return [sys.executable, "-I", "-S", "-c", TIED_TO_US, str(os.getpid())] if sys.platform == "linux" else []
 

@@ -8,6 +8,8 @@ find is deleted, and only with proof from Redis.
 `tests/model` explores what follows from these rules; the worker and the model take every decision here.
 """
 
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -111,25 +113,35 @@ def meet(existing: Mapping[str, Any], wanted: Mapping[str, Any]) -> Meeting:
     """The API server has a pod of the name that we would create; `wanted` is our manifest.
 
     Our own, when the reply to its creation was lost. Another worker's, when Redis has forgotten that claim and minted
-    its number again; it must also do the same work: an id that was deleted and enqueued again may start counting anew.
+    its number again. Either must be for the same work: an id that was deleted and enqueued again starts counting anew,
+    and the pod of its earlier life would make the later one green.
     """
     theirs, ours = existing["metadata"], wanted["metadata"]
     if _identity(ours) - _identity(theirs):  # a webhook may have added labels of its own
         return Meeting.REFUSE
+    if work_of(theirs) != work_of(ours):
+        return Meeting.REFUSE
     if creator(theirs) == creator(ours):
-        return Meeting.FOLLOW
-    if not _does_the_same(existing, wanted):
+        return Meeting.FOLLOW  # whatever a webhook has made of its containers
+    if not _runs_ours(existing, wanted):
         return Meeting.REFUSE
     return Meeting.WAIT if theirs.get("deletionTimestamp") else Meeting.FOLLOW
 
 
-def on_sight(metadata: Metadata, job_id: str, attempt: int, *, creating_as: str | None) -> Sight:
-    """A pod has the name of a held attempt's; `creating_as` is this worker while it creates that pod, else None."""
+def on_sight(metadata: Metadata, job_id: str, attempt: int, *, creating: tuple[str, str] | None) -> Sight:
+    """A pod has the name of a held attempt's; `creating`: this worker and its pod's `work_of`, until it is created."""
     if not is_pod_of(metadata, job_id, attempt):
         return Sight.ORPHAN
-    if creating_as is not None and creator(metadata) != creating_as:
+    if creating is not None and (creator(metadata), work_of(metadata)) != creating:
         return Sight.IGNORE
     return Sight.FOLLOW
+
+
+def work_of(metadata: Metadata) -> str:
+    """A digest of what a pod was created to do: its plan and its steps."""
+    annotations = metadata.get("annotations") or {}
+    texts = [annotations.get(name, "") for name in (anatomy.ANNOTATION_PLAN, anatomy.ANNOTATION_STEPS)]
+    return hashlib.sha256(json.dumps(texts).encode()).hexdigest()
 
 
 def after_commit(*, recorded: bool) -> End:
@@ -159,11 +171,8 @@ def _identity(metadata: Metadata) -> set[tuple[str, str]]:
     return labels | {("job", (metadata.get("annotations") or {}).get(anatomy.ANNOTATION_JOB, ""))}
 
 
-def _does_the_same(existing: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
-    """Whether plan, steps and our containers are alike; a webhook may have added containers and variables."""
-    theirs, ours = (pod["metadata"].get("annotations") or {} for pod in (existing, wanted))
-    if any(theirs.get(name) != ours.get(name) for name in (anatomy.ANNOTATION_PLAN, anatomy.ANNOTATION_STEPS)):
-        return False
+def _runs_ours(existing: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
+    """Whether our containers are alike; a webhook may have added others, and variables."""
     known, asked = _containers(existing), _containers(wanted)
     return all(name in known and _runs_the_same(known[name], container) for name, container in asked.items())
 

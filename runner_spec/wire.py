@@ -40,6 +40,8 @@ FIELD_NO_ROOM: Final = "dynapod_no_room"
 
 PREFIX: Final = "dynapod:"
 LEASES_KEY: Final = PREFIX + "leases"  # zset: worker incarnation → unix seconds at which its lease ends
+# Seconds: the longest that can be set. One that seems to be longer was written before the server's clock was set back.
+LONGEST_LEASE_S: Final = 600
 EVENTS_KEY: Final = PREFIX + "events"  # stream, bounded: one entry per recorded end of an attempt
 
 

@@ -11,6 +11,9 @@ from collections.abc import Coroutine
 from typing import Any, Final, Protocol
 
 from adapters.redis_outage import Outage
+from adapters.redis_server import RedisUnavailable
+from runner_spec.anatomy import RUN
+from runner_spec.outcome import Fault, Outcome, Verdict
 from runner_spec.ownership import Lookup, Start, after_lookup, first_step, is_pod_of
 from worker.attempt import Attempt, Phase, Pod
 from worker.launch import Launcher
@@ -22,6 +25,7 @@ from worker.roster import Roster
 log = logging.getLogger(__name__)
 
 BATCH: Final = 100
+LOG_LOST: Final = "the worker ended, and no pod was found after it: what it printed since is lost"
 
 
 class Hands(Protocol):
@@ -41,6 +45,9 @@ class Hands(Protocol):
 
     def observe(self, attempt: Attempt, pod: Pod) -> None:
         """Take note of its pod."""
+
+    def end(self, attempt: Attempt, outcome: Outcome) -> None:
+        """Record how it ended."""
 
     def bury(self, attempt: Attempt) -> None:
         """End it without a look at it: it kills workers."""
@@ -137,6 +144,12 @@ class Adoption:
             assert pod is not None
             self._hands.observe(attempt, pod)
             return
+        await self._declare_logs(attempt)
+        if attempt.stop:
+            # Not to be started again; and a pod that appears all the same is deleted, as that of an ended attempt.
+            message = f"Stopped by {attempt.stop}; its worker had ended, and no pod of it was found."
+            self._hands.end(attempt, Outcome(Verdict.CANCELED, Fault.USER, "stop", message))
+            return
         claim = await self._mint(attempt)
         if attempt.streams is not None:  # the pod may have come up meanwhile: too late, the attempt is superseded
             await attempt.streams.cancel()
@@ -145,6 +158,19 @@ class Adoption:
             following = self._roster.hold(claim)
             following.stop = following.stop or attempt.stop
             self._hands.start(following, self._hands.launch(following))
+
+    async def _declare_logs(self, attempt: Attempt) -> None:
+        """There may have been a pod, deleted by a stranger say, of which nobody has read all."""
+        assert attempt.streams is not None
+        attempt.streams.forsake(LOG_LOST)
+        attempt.streams.owe(RUN, LOG_LOST)
+        while True:
+            try:
+                await attempt.streams.finish(pod_gone=True)
+            except RedisUnavailable as error:
+                await self._queue.outage.pause(error)
+            else:
+                return
 
     async def _mint(self, attempt: Attempt) -> Claim | None:
         while True:

@@ -36,6 +36,7 @@ class Attempt:
     description: JobDescription | None = None
     phase: Phase = Phase.LAUNCHING
     creation_waits: bool = False  # Kubernetes has refused to create the pod for now
+    work: str = ""  # what its pod is created for (`runner_spec.ownership.work_of`)
     pod_uid: str = ""
     pod: Pod | None = None
     observation: Observation | None = None
@@ -68,10 +69,3 @@ def slim(pod: Pod) -> Pod:
     for kind in ("initContainers", "containers"):
         kept_spec[kind] = [{k: c[k] for k in _CONTAINER_FIELDS if k in c} for c in spec.get(kind, ())]
     return {"metadata": kept_metadata, "spec": kept_spec, "status": pod.get("status", {})}
-
-
-def has_started(pod: Pod) -> bool:
-    """Whether any container of the pod runs or has run: then it is owed its grace period."""
-    statuses = pod["status"]
-    found = [c for kind in ("initContainerStatuses", "containerStatuses") for c in statuses.get(kind, ())]
-    return any(c.get("restartCount") or {"running", "terminated"} & c.get("state", {}).keys() for c in found)

@@ -17,6 +17,9 @@ from runner_spec import wire
 from worker.job_status import ALL_STATUSES, LOAD_FIELDS, JobStatus, RawStatus, read_status
 
 if TYPE_CHECKING:
+    from rq import Queue
+    from rq.job import Job
+
     from adapters.object_store import ObjectStore
     from worker.log_store import LogChunk
 
@@ -71,6 +74,11 @@ for _, registry in ipairs({'deferred', 'scheduled', 'ready'}) do
 end
 local now = redis.call('TIME')
 redis.call('ZADD', 'rq:canceled:' .. origin, now[1], id)
+-- The claim of an earlier attempt has made the ledger permanent; nobody else will end it (scripts/canceled.lua).
+local kept = tonumber(redis.call('HGET', KEYS[1], 'failure_ttl') or 31536000) or 31536000
+if kept >= 0 then
+    redis.call('EXPIRE', KEYS[3], string.format('%d', math.max(kept, 604800)))
+end
 return {'canceled', status}
 """
 
@@ -190,12 +198,12 @@ class JobClient:
 
     async def _enqueue_replicated(
         self,
-        rq_queue: Any,
-        job: Any,
+        rq_queue: "Queue",
+        job: "Job",
         *,
         unique: bool,
         replicas: int,
-        seconds: float,  # noqa: ANN401 - rq is untyped
+        seconds: float,
     ) -> None:
         """Enqueue and WAIT on one connection: Redis waits for the writes of the connection that asks."""
         if replicas < 0 or not 0 < seconds <= REPLICAS_TIMEOUT:
@@ -217,7 +225,7 @@ class JobClient:
         if acknowledged < replicas:
             raise NotReplicatedError(job.id, acknowledged, replicas, seconds)
 
-    def _enqueue(self, rq_queue: Any, job: Any, pipeline: Any) -> None:  # noqa: ANN401 - rq is untyped
+    def _enqueue(self, rq_queue: "Queue", job: "Job", pipeline: Any) -> None:
         """Let rq put its own commands (SADD, HSET, HSET, RPUSH) on an asynchronous pipeline: it only calls methods."""
         pipeline.multi()
         pipeline.sadd(rq_queue.redis_queues_keys, rq_queue.key)
@@ -227,7 +235,7 @@ class JobClient:
         """Ask Redis for an answer: where this fails, nothing of what comes after was sent."""
         await _reply(self.redis.ping())
 
-    async def _enqueue_unique(self, redis: AsyncClient, rq_queue: Any, job: Any) -> None:  # noqa: ANN401 - as above
+    async def _enqueue_unique(self, redis: AsyncClient, rq_queue: "Queue", job: "Job") -> None:
         from rq import scripts  # noqa: PLC0415 - rq takes 0.2 s to import; the command line starts without it
 
         rq_queue._prepare_for_queue(job)  # noqa: SLF001 - rq's own enqueue calls it; there is no public way without I/O
@@ -393,7 +401,7 @@ class JobClient:
             UnknownJobError: when Redis has no such job.
             ClientError: for a job that waits for rq's rate limit, which rq alone may cancel.
         """
-        keys = [f"rq:job:{job_id}", wire.stop_key(job_id)]
+        keys = [f"rq:job:{job_id}", wire.stop_key(job_id), wire.attempts_key(job_id)]
         reply = await _reply(self.redis.eval(CANCEL_SCRIPT, len(keys), *keys, job_id, by))
         word, status = (part.decode() if isinstance(part, bytes) else str(part) for part in reply)
         if word == "unknown":

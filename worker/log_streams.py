@@ -25,7 +25,6 @@ log = logging.getLogger(__name__)
 IDLE_LIMIT_S: Final = 30.0
 # And in all: bytes that trickle for ever are no end either. 256 MiB, the largest log kept, need 0.3 MB/s.
 READ_LIMIT_S: Final = 900.0
-FORSAKEN: Final = "this log was not read to its end: workers died of this job"
 
 
 class LogKeeper:
@@ -73,7 +72,8 @@ class LogStreams:
         self._restarts: dict[str, int] = {}
         self._sidecars: set[str] = set()
         self._running: set[str] = set()
-        self._forsaken = False
+        self._forsaken = ""  # why these logs are not read any more
+        self._owed: dict[str, str] = {}  # containers that may have run unseen, and why nothing of their logs was read
         self._held_back: set[str] = set()  # started, but what to hide in their logs is not known yet
 
     def update(self, pod: dict[str, Any]) -> None:
@@ -123,15 +123,24 @@ class LogStreams:
     async def _secrets(self) -> list[bytes] | None:
         return await self._keeper.secrets(self._job_id, self._attempt)
 
-    def forsake(self) -> None:
+    def forsake(self, why: str) -> None:
         """These logs are not to be read any more: `finish` only declares what is missing of those that were begun."""
-        self._forsaken = True
+        self._forsaken = why
 
-    async def _give_up_begun(self) -> None:
-        for name, entry in (await self._keeper.reader().entries(self._job_id, self._attempt)).items():
-            if not entry.complete:
+    def owe(self, container: str, why: str) -> None:
+        """It may have run without being seen: unless its log is read, `finish` declares that it is missing."""
+        self._owed[container] = why
+
+    async def _give_up(self) -> None:
+        """Find the logs that nobody reads, and that are owed."""
+        lost = dict(self._owed)
+        if self._forsaken:
+            begun = await self._keeper.reader().entries(self._job_id, self._attempt)
+            lost |= {name: self._forsaken for name, entry in begun.items() if not entry.complete}
+        for name, why in lost.items():
+            if name not in self._followers:
                 self._followers[name] = self._follower(name)
-                self._given_up[name] = FORSAKEN
+                self._given_up[name] = why
 
     async def finish(self, *, pod_gone: bool = False) -> None:
         """Every log read to its end, or the rest of it declared missing.
@@ -139,10 +148,9 @@ class LogStreams:
         Of containers that run on, such as the services of a job that is given up, what they have printed by now.
         `pod_gone`: they are being ended, and their streams will end with them.
         """
-        if self._forsaken:
-            await self._give_up_begun()
         for name in sorted(self._held_back):
             self._follow(name)
+        await self._give_up()
         for follower in self._followers.values():
             follower.container_ended()
         if not pod_gone:

@@ -81,9 +81,12 @@ class LogWriter:
         at = self.entry.durable
         for _, fields in await self._batch.execute("XRANGE", self._stream, "-", "+"):
             begin, data = int(fields[b"o"]), fields[b"d"]
-            if begin <= at < begin + len(data):
-                self._hold(data[at - begin :])
-                at = begin + len(data)
+            if begin <= at < min(begin + len(data), self.entry.size):
+                # Not beyond the entry's size: what another writer has added since may be lost again in a failover,
+                # and then this entry is the newest one after all.
+                part = data[at - begin : self.entry.size - begin]
+                self._hold(part)
+                at += len(part)
         if at < self.entry.size:  # Redis lost them: keep what is left in its place, and say so
             entry = replace(self.entry, size=at)
             await self._write(_with_gap(entry, f"{self.entry.size - at} bytes of the log were lost by Redis"))

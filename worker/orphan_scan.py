@@ -26,7 +26,7 @@ from worker.metrics import WorkerMetrics
 log = logging.getLogger(__name__)
 
 # Seconds between two scans, of all workers together.
-INTERVAL_S: Final = 300.0
+INTERVAL_S: Final = 60.0
 LOCK_KEY: Final = wire.PREFIX + "maintenance:pods"
 # zset: incarnation → when it last had a lease. Entries outlive by far whatever a pod of theirs may last.
 INCARNATIONS_KEY: Final = wire.PREFIX + "incarnations"

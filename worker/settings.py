@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import Field, dataclass, field, fields
 from typing import Any, Final
 
+from runner_spec import wire
+
 ENV_PREFIX: Final = "DYNAPOD_"
 
 
@@ -70,7 +72,9 @@ class WorkerSettings:
     """Everything an operator can set on a worker."""
 
     redis_url: str = _setting(
-        "redis://127.0.0.1:6379/0", _text, "Redis that holds the queues: redis://, rediss://, unix://, redis+sentinel://"
+        "redis://127.0.0.1:6379/0",
+        _text,
+        "Redis that holds the queues: redis://, rediss://, unix://, redis+sentinel://",
     )
     queues: tuple[str, ...] = _setting(("jobs",), _names, "Queues to serve, the most urgent first")
     kubeconfig: str = _setting("", _text, "Kubeconfig file; empty: $KUBECONFIG, else the pod's own service account")
@@ -79,7 +83,7 @@ class WorkerSettings:
     store: str = _setting("", _text, "Object store for logs: a folder, s3://, gs:// or az://")
     capacity: int = _setting(1000, _whole(1, 100_000), "Jobs in flight at most")
     lease_seconds: float = _setting(
-        15.0, _number(1, 600), "Seconds without a sign of life after which others take over"
+        15.0, _number(1, wire.LONGEST_LEASE_S), "Seconds without a sign of life after which others take over"
     )
     health_host: str = _setting("127.0.0.1", _text, "Address of /healthz, /readyz and /metrics")
     health_port: int = _setting(9090, _whole(0, 65535), "Port of /healthz, /readyz and /metrics; 0: any free one")

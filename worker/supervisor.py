@@ -21,17 +21,17 @@ from typing import Any, Final
 
 from adapters.kubernetes_api import ApiError, KubernetesApi
 from adapters.redis_outage import Outage
-from runner_spec import wire
+from runner_spec import anatomy, wire
 from runner_spec.classify import classify, classify_deleted
 from runner_spec.names import label_value
 from runner_spec.outcome import Fault, Outcome, Running, Verdict, Waiting
-from runner_spec.ownership import End, Sight, Start, after_commit, creator, first_step, on_sight
+from runner_spec.ownership import End, Sight, Start, after_commit, creator, first_step, on_sight, work_of
 from runner_spec.policy import Policy
 from runner_spec.pull_words import keep_words
 from runner_spec.refusal import refusal_outcome
 from runner_spec.retry import quota_delay
 from worker.adoption import Adoption
-from worker.attempt import Attempt, Phase, Pod, has_started, slim
+from worker.attempt import Attempt, Phase, Pod, slim
 from worker.cancellation import end_tasks
 from worker.ending import Ending
 from worker.launch import Launcher, QuotaExceededError, RejectedError
@@ -39,7 +39,7 @@ from worker.log_streams import LogKeeper, LogStreams
 from worker.metrics import WorkerMetrics
 from worker.orphan_scan import OrphanScan
 from worker.orphans import Orphans
-from worker.queue import Command, CommandKind, JobQueue, QueueRefused, QueueUnavailable
+from worker.queue import Command, CommandKind, JobQueue, LeaseLost, QueueRefused, QueueUnavailable
 from worker.queue.poison import poisoned
 from worker.reflector import Reflector
 from worker.retention import Retention
@@ -195,15 +195,17 @@ class Supervisor:
     def _done(self, attempt: Attempt, task: "asyncio.Task[None]") -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
+            if isinstance(error, LeaseLost):
+                return  # says nothing about the job: this worker is over, and others take it up
             log.error("attempt's task failed", exc_info=error, extra={"action": "bug", **attempt.log_extra})
             if self._leaving:
                 return
             if attempt.phase is Phase.FINISHING and attempt.outcome is not None:
                 # Its end must be recorded, whatever stood in the way: a job is never dropped.
-                asyncio.get_running_loop().call_later(FINISH_RETRY_S, self._end, attempt, attempt.outcome)
+                asyncio.get_running_loop().call_later(FINISH_RETRY_S, self.end, attempt, attempt.outcome)
             elif attempt.phase is not Phase.DELETING:
                 message = f"The worker could not handle this job: {type(error).__name__}: {error}"
-                self._end(attempt, Outcome(Verdict.FAILED, Fault.PLATFORM, "worker", message))
+                self.end(attempt, Outcome(Verdict.FAILED, Fault.PLATFORM, "worker", message))
 
     # launch
 
@@ -211,23 +213,24 @@ class Supervisor:
         """From the claim to the created pod, or to an end without one."""
         claim = attempt.claim
         if attempt.stop:
-            self._end(attempt, _canceled(attempt.stop))
+            self.end(attempt, _canceled(attempt.stop))
             return
         try:
             launch = self._launcher.prepare(claim)
             attempt.description = launch.description
+            attempt.work = work_of(launch.manifest["metadata"])
             self.follow_logs(attempt)
             self._show(attempt, "waiting", "the pod is being created")
             pod = await self._launcher.create(
                 launch.manifest, lambda why: self._wait_for_creation(attempt, why), waited=claim.waited
             )
         except RejectedError as error:
-            self._end(attempt, error.outcome)
+            self.end(attempt, error.outcome)
         except QuotaExceededError as error:
             self._no_room = str(error)
             await self._give_back(attempt, str(error))
         except ApiError as error:
-            self._end(attempt, refusal_outcome(error.status, error.message))
+            self.end(attempt, refusal_outcome(error.status, error.message))
         else:
             self._no_room = ""
             self.observe(attempt, pod)
@@ -242,7 +245,7 @@ class Supervisor:
     async def _give_back(self, attempt: Attempt, why: str) -> None:
         """Back to the queue: the namespace has no room now. That is a wait, and costs none of the job's retries."""
         if attempt.stop:
-            self._end(attempt, _canceled(attempt.stop))
+            self.end(attempt, _canceled(attempt.stop))
             return
         attempt.phase = Phase.FINISHING  # a pod that appears from now on is not this job's any more
         claim = attempt.claim
@@ -280,8 +283,8 @@ class Supervisor:
     def _sight(self, attempt: Attempt, pod: Pod) -> Sight:
         claim = attempt.claim
         creates = attempt.phase is Phase.LAUNCHING and first_step(adopted=claim.adopted) is Start.CREATE
-        creating_as = label_value(self._queue.worker) if creates else None
-        return on_sight(pod["metadata"], claim.job_id, claim.attempt, creating_as=creating_as)
+        creating = (label_value(self._queue.worker), attempt.work) if creates else None
+        return on_sight(pod["metadata"], claim.job_id, claim.attempt, creating=creating)
 
     def _guard(self, attempt: Attempt, step: Callable[[], None]) -> None:
         """A pod that nobody has imagined ends its own job, not the reflector, and with it the worker and all others."""
@@ -294,7 +297,7 @@ class Supervisor:
             if attempt.pod is not None:
                 attempt.pod = {**attempt.pod, "status": {}}  # nor may its record stumble over it
             message = f"The worker could not read this job's pod: {type(error).__name__}: {error}"
-            self._end(attempt, Outcome(Verdict.FAILED, Fault.PLATFORM, "worker", message))
+            self.end(attempt, Outcome(Verdict.FAILED, Fault.PLATFORM, "worker", message))
 
     def observe(self, attempt: Attempt, pod: Pod) -> None:
         """Take note of the attempt's pod, new or changed, unless something newer is known."""
@@ -333,17 +336,19 @@ class Supervisor:
             return
         attempt.observation = observation
         if isinstance(observation, Outcome):
-            self._end(attempt, observation)
+            self.end(attempt, observation)
         elif isinstance(observation, Running):
             self._show(attempt, "canceling" if attempt.stop else observation.stage)
         else:
             self._show(attempt, "waiting", observation.why)
 
     def _end_early(self, attempt: Attempt) -> None:
-        """End the pod that somebody asked to stop."""
-        assert attempt.pod is not None
+        """End the pod that somebody asked to stop.
+
+        Never by force: its containers may run before its status says so. A pod on no node goes at once anyway.
+        """
         attempt.deletion_sent = True
-        self.spawn(self._delete(attempt, grace_seconds=None if has_started(attempt.pod) else 0))
+        self.spawn(self._delete(attempt, grace_seconds=None))
 
     async def _delete(self, attempt: Attempt, *, grace_seconds: int | None) -> None:
         """End a pod on request. Tried again here: a pod that runs may give no other occasion for hours."""
@@ -371,9 +376,12 @@ class Supervisor:
     def _end_without_pod(self, attempt: Attempt, last: Pod | None) -> None:
         if last is not None:
             attempt.pod = slim(last)
-            if attempt.streams is not None:
-                attempt.streams.update(attempt.pod)
-        self._end(attempt, classify_deleted(attempt.pod, stop=attempt.stop))
+        if attempt.streams is not None and attempt.pod is not None:
+            attempt.streams.update(attempt.pod)
+            if last is None or last["spec"].get("nodeName"):
+                # A container's start is known some time later: gone by then, nobody has seen it.
+                attempt.streams.owe(anatomy.RUN, "the pod was gone before this container was seen to run")
+        self.end(attempt, classify_deleted(attempt.pod, stop=attempt.stop))
 
     def _show(self, attempt: Attempt, stage: str, why: str = "") -> None:
         pod, containers = "", []
@@ -385,7 +393,8 @@ class Supervisor:
 
     # end
 
-    def _end(self, attempt: Attempt, outcome: Outcome) -> None:
+    def end(self, attempt: Attempt, outcome: Outcome) -> None:
+        """Record how it ended, once its logs are complete, or what is missing of them is declared."""
         if self._leaving:
             return
         attempt.phase, attempt.outcome = Phase.FINISHING, outcome
@@ -394,8 +403,8 @@ class Supervisor:
     def bury(self, attempt: Attempt) -> None:
         """End a job that kills workers. Of its pod only the name is known: `Orphans` deletes it."""
         assert attempt.streams is not None
-        attempt.streams.forsake()
-        self._end(attempt, poisoned(attempt.claim))
+        attempt.streams.forsake("this log was not read to its end: workers died of this job")
+        self.end(attempt, poisoned(attempt.claim))
 
     async def _finish(self, attempt: Attempt, outcome: Outcome) -> None:
         if attempt.streams is not None:
@@ -474,7 +483,7 @@ class Supervisor:
         elif attempt.phase is Phase.LAUNCHING and attempt.creation_waits and attempt.task is not None:
             # Should the last request take effect all the same: a pod of an attempt that has ended is deleted.
             attempt.task.cancel()
-            self._end(attempt, _canceled(by))
+            self.end(attempt, _canceled(by))
         elif attempt.phase is Phase.LAUNCHING:
             self._show(attempt, "canceling")
 

@@ -5,6 +5,7 @@ import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from aiohttp import web
@@ -187,6 +188,22 @@ def test_deleting_a_pod_that_is_gone_or_replaced_is_no_error() -> None:
     asyncio.run(test())
 
 
+def test_a_deletion_says_which_pod_of_the_name_it_means() -> None:
+    asked: list[Any] = []
+
+    async def delete(request: web.Request) -> web.StreamResponse:
+        asked.append((request.method, await request.json()))
+        return web.json_response({"kind": "Pod"})
+
+    async def test() -> None:
+        async with serving(Server(delete)) as api:
+            assert await api.delete_pod("p", "u", grace_seconds=3)
+
+    asyncio.run(test())
+    ((method, options),) = asked
+    assert (method, options["preconditions"], options["gracePeriodSeconds"]) == ("DELETE", {"uid": "u"}, 3)
+
+
 def test_watch_events_come_whole_however_they_are_cut() -> None:
     pod = {"metadata": {"name": "p", "resourceVersion": "7", "annotations": {"x": "é" * 50_000}}}
     lines = b"".join(
@@ -243,6 +260,21 @@ def test_a_log_stream_that_is_cut_is_an_error_not_an_end() -> None:
                     got += chunk
         assert got == b"2026-01-01T00:00:00Z half"
         assert caught.value.temporary
+
+    asyncio.run(test())
+
+
+def test_a_log_is_asked_for_from_where_it_was_left() -> None:
+    async def log(_: web.Request) -> web.StreamResponse:
+        return web.Response(text="2026-01-01T00:00:07Z x\n")
+
+    async def test() -> None:
+        server = Server(log)
+        async with serving(server) as api:
+            for since in (None, "2026-01-01T00:00:07.5Z"):
+                assert [chunk async for chunk in api.stream_log("p", "run", since_time=since)]
+        queries = [parse_qs(urlsplit(path).query) for _, path in server.requests]
+        assert [query.get("sinceTime") for query in queries] == [None, ["2026-01-01T00:00:07.5Z"]]
 
     asyncio.run(test())
 

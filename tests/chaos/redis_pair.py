@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import redis.asyncio
 
-from adapters.redis_server import find_server
+from adapters.redis_server import find_server, tied_to_us
 from tests.chaos.redis_proxy import RedisPlan, RedisProxy
 
 HOST: Final = "127.0.0.1"
@@ -52,7 +52,11 @@ class Server:
         }
         with (self._folder / "redis.log").open("ab") as log:
             self._process = subprocess.Popen(
-                [str(program), *(str(word) for pair in words.items() for word in (f"--{pair[0]}", pair[1]))],
+                [
+                    *tied_to_us(),
+                    str(program),
+                    *(str(word) for pair in words.items() for word in (f"--{pair[0]}", pair[1])),
+                ],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

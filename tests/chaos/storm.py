@@ -77,7 +77,7 @@ class Scale:
     jobs: int
     kills: int
     seconds: float
-    workers: int = 4
+    workers: int = 8
 
 
 class Storm:

@@ -1,4 +1,4 @@
-"""The campaign: first every scenario once, to learn where the worker comes by; then it is killed there, one run each."""
+"""First every scenario once, to learn where the worker comes by; then it is killed there, in one run each."""
 
 import asyncio
 import random
@@ -21,7 +21,7 @@ from tests.kill_points.world import world
 LANES: Final = 5
 # Of a scenario's passes through a point: those near its end may not come again in the next run.
 CERTAIN: Final = 0.7
-TRIES: Final = 4
+SCENARIOS_TRIED: Final = 4
 LONG_S: Final = 5.0
 
 
@@ -35,10 +35,10 @@ class Passed:
     def choices(self, point: str, phase: str, dice: random.Random) -> list[tuple[str, Victim]]:
         """Scenarios and passes to try in turn, the quick ones first."""
         found = self.counts.get((point, phase), Counter())
-        names = sorted(found, key=lambda name: (self.seconds[name] > LONG_S, dice.random()))
-        chosen = [(name, Victim(point, phase, dice.randint(1, max(1, int(found[name] * CERTAIN))))) for name in names]
-        # In the end with the first pass, which is the surest.
-        return [*chosen[: TRIES - 1], *((name, Victim(point, phase)) for name in names[:1])]
+        names = sorted(found, key=lambda name: (self.seconds[name] > LONG_S, dice.random()))[:SCENARIOS_TRIED]
+        passes = [(name, dice.randint(1, max(1, int(found[name] * CERTAIN)))) for name in names]
+        # In the end the first pass, which is the surest.
+        return [(name, Victim(point, phase, nth)) for name, nth in [*passes, *((name, 1) for name in names)]]
 
 
 @dataclass(slots=True)
@@ -156,7 +156,7 @@ class Campaign:
             async with world(self._folder / f"world-{self._worlds}") as here:
                 clean = True
                 while clean and waiting and (until is None or time.monotonic() < until):
-                    for run in (tries := waiting.pop()):
+                    for run in waiting.pop():
                         began = time.monotonic()
                         run.killed, run.found, passes = await perform(here, SCENARIOS[run.scenario], run.victim)
                         run.seconds = time.monotonic() - began
@@ -167,7 +167,6 @@ class Campaign:
                         if run.victim is None or run.killed or run.found:
                             break
                     done(run, last=len(waiting))
-                    del tries
                     clean = not run.found  # what is left of this run must not be blamed on the next one
 
     def _learned(self, run: _Run, *, last: int) -> None:

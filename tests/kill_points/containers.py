@@ -1,10 +1,10 @@
-"""Containers that do what a script says: print, end, crash, be started again. No process; and a ledger of what they did."""
+"""Containers that print, end and crash as a script says, without a process; and a ledger of what they did."""
 
 import asyncio
 import itertools
 import signal
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -38,7 +38,7 @@ class Script:
     """
 
     run: tuple[Start, ...] = (Start(("hello", "world"), 0.1),)
-    services: dict[str, tuple[Start, ...]] = field(default_factory=dict)
+    services: Mapping[str, tuple[Start, ...]] = field(default_factory=dict)
     canceled: bool = False  # somebody asks to stop it
     deleted: bool = False  # its record is deleted: nothing is left of it
     masks: tuple[str, ...] = ()

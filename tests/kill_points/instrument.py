@@ -1,4 +1,4 @@
-"""Calls before and after each await point, put into the worker's modules as they are imported; the files stay as they are.
+"""Calls before and after each await point, put into the worker's modules as they are imported; no file is changed.
 
 Only for worker processes of these tests: `install` is called by `worker_process`, before it imports the worker.
 """
@@ -179,10 +179,13 @@ def _at(old: ast.expr, new: ast.expr) -> ast.expr:
 class _Loader(SourceFileLoader):
     def get_code(self, fullname: str) -> CodeType:
         """Always from the source: neither reads nor writes the cache of compiled modules."""
+        del fullname
         data = self.get_data(self.path)
         return self.source_to_code(data, self.path)
 
-    def source_to_code(self, data: Any, path: Any, *, _optimize: int = -1) -> CodeType:
+    def source_to_code(  # type: ignore[override]  # typeshed has a static method, the library an ordinary one
+        self, data: Any, path: Any, *, _optimize: int = -1
+    ) -> CodeType:
         tree = _Instrumenter(self.name).visit(ast.parse(data, path))
         return compile(ast.fix_missing_locations(tree), path, "exec", dont_inherit=True, optimize=_optimize)
 
@@ -200,9 +203,11 @@ class _Finder(MetaPathFinder):
     ) -> ModuleSpec | None:
         del path, target
         file = self._files.get(fullname)
-        if file is None or fullname.endswith("__init__"):
+        if file is None:
             return None
-        return spec_from_file_location(fullname, file, loader=_Loader(fullname, str(file)))
+        inside = [str(file.parent)] if file.name == "__init__.py" else None
+        loader = _Loader(fullname, str(file))
+        return spec_from_file_location(fullname, file, loader=loader, submodule_search_locations=inside)
 
 
 def install() -> None:

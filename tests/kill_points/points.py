@@ -99,7 +99,7 @@ class _Finder(ast.NodeVisitor):
 def modules() -> dict[str, Path]:
     """The worker's modules, by name."""
     files = sorted(path for pattern in SOURCES for path in ROOT.glob(pattern))
-    named = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in files}
+    named = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in files}
     return {name: path for name, path in named.items() if name not in NOT_THE_WORKER}
 
 

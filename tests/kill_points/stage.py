@@ -10,8 +10,9 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
+from adapters.kubernetes_api import KubernetesApi
 from devcluster.resources import PODS
 from runner_spec import wire
 from tests.kill_points import worker_process
@@ -35,7 +36,15 @@ CONSTANTS: Final[Mapping[str, object]] = {
     "worker.orphan_scan:INTERVAL_S": 1.0,
 }
 
-Scenario = Callable[["Stage"], Awaitable[None]]
+
+class Scenario(Protocol):
+    """What happens in one run."""
+
+    __name__: str
+
+    async def __call__(self, stage: "Stage") -> None: ...
+
+
 _numbers = itertools.count()
 _ALL: Final = frozenset(point.id for point in points())
 
@@ -117,19 +126,18 @@ class Stage:
         Raises:
             VictimDied: it never will.
         """
-        try:
-            async with asyncio.timeout(PATIENCE_S):
-                while True:
-                    found = condition()
-                    if inspect.isawaitable(found):
-                        found = await found
-                    if self._over is not None and self._over.done():
-                        raise VictimDied
-                    if found:
-                        return
-                    await asyncio.sleep(POLL_S)
-        except TimeoutError as error:
-            raise TimeoutError(f"not within {PATIENCE_S:g} s: {what}") from error
+        # No asyncio.timeout around calls of redis-py: it may swallow the one cancellation that there is.
+        deadline = time.monotonic() + PATIENCE_S
+        while time.monotonic() < deadline:
+            found = condition()
+            if inspect.isawaitable(found):
+                found = await found
+            if self._over is not None and self._over.done():
+                raise VictimDied
+            if found:
+                return
+            await asyncio.sleep(POLL_S)
+        raise TimeoutError(f"not within {PATIENCE_S:g} s: {what}")
 
     async def gone(self) -> None:
         """Until the victim has ended by itself, as it should here."""
@@ -201,6 +209,15 @@ class Stage:
     def pods(self) -> list[str]:
         return [key[1] for key, _ in self.world.cluster.store[PODS].sorted(NAMESPACE)]
 
+    async def delete_pods(self) -> None:
+        """Somebody deletes all pods at once."""
+        api = await KubernetesApi.connect(NAMESPACE, kubeconfig=self.world.cluster.kubeconfig())
+        try:
+            for key, pod in self.world.cluster.store[PODS].sorted(NAMESPACE):
+                await api.delete_pod(key[1], pod.obj["metadata"]["uid"], grace_seconds=0)
+        finally:
+            await api.close()
+
     # around it
 
     def _start(
@@ -251,13 +268,13 @@ class Stage:
         healthy = self.other()
         self.world.runtime.release()
         found: list[str] = []
-        try:
-            async with asyncio.timeout(SETTLE_S):
-                while not await self._settled():
-                    self.world.runtime.release()
-                    await asyncio.sleep(POLL_S)
-        except TimeoutError:
-            found.append(f"not settled within {SETTLE_S:g} s")
+        deadline = time.monotonic() + SETTLE_S
+        while not await self._settled():
+            if time.monotonic() > deadline:
+                found.append(f"not settled within {SETTLE_S:g} s")
+                break
+            self.world.runtime.release()
+            await asyncio.sleep(POLL_S)
         found += await problems(self.world, self.scripts)
         healthy.terminate()
         async with asyncio.timeout(LEAVE_S):
@@ -274,6 +291,11 @@ def description(**more: Any) -> dict[str, Any]:
     return {"name": "kill", "image": "local", "steps": [{"name": "run", "run": "true"}], **more}
 
 
+def lines(count: int, width: int = 60) -> tuple[str, ...]:
+    """So many lines, all different."""
+    return tuple(f"line {number} ".ljust(width, ".") for number in range(count))
+
+
 def service(name: str = "db") -> list[dict[str, Any]]:
     """A description's services."""
     return [{"name": name, "image": "local"}]
@@ -287,6 +309,7 @@ def held(*lines: str, exit_code: int = 0, last: tuple[str, ...] = ("done",)) -> 
 async def perform(here: World, scenario: Scenario, victim: Victim | None) -> tuple[bool, list[str], Path]:
     """One run: whether the victim was killed, what was wrong, and the file with the points that it passed."""
     await here.redis.flushall()
+    await here.redis.script_flush()  # so that a run does not depend on those before it
     here.runtime.scripts.clear()
     here.runtime.ledger.clear()
     stage = Stage(here, victim)

@@ -1,4 +1,4 @@
-"""Whether the world is clean after a run: from Redis, the API's own log and the containers' ledger, no worker's word."""
+"""Whether the world is clean after a run, by Redis, the API's own log and the containers' ledger: no worker's word."""
 
 import json
 from collections import Counter
@@ -41,52 +41,49 @@ async def problems(here: World, scripts: Mapping[str, Script]) -> list[str]:
 
 
 async def _problems_of(here: World, job: str, script: Script, created: Counter[str], ends: int) -> list[str]:
-    status = (await here.redis.hget(f"rq:job:{job}", "status") or b"no status").decode()
-    newest = int(await here.redis.hget(f"rq:job:{job}", wire.FIELD_ATTEMPT) or 0)
     if script.deleted:
         return []  # nothing is left to say of it, but that no pod is
+    status = (await here.redis.hget(f"rq:job:{job}", "status") or b"no status").decode()
+    newest = int(await here.redis.hget(f"rq:job:{job}", wire.FIELD_ATTEMPT) or 0)
     entries = await here.redis.hgetall(wire.attempts_key(job))
     ledger = {int(number): json.loads(entry) for number, entry in entries.items()}
-    found = [f"pod of attempt {n} created {count} times" for n in range(1, newest + 1)
-             if (count := created[pod_name(job, n)]) > 1]  # fmt: skip
-    if created[pod_name(job, newest + 1)]:
-        found.append(f"a pod of attempt {newest + 1}, which nobody has minted")
+    found = [
+        f"the pod of attempt {number} was created {count} times"
+        for number in range(1, newest + 2)
+        if (count := created[pod_name(job, number)]) > (number <= newest)
+    ]
     if status == "canceled" and script.canceled:
         return found + ([f"canceled before it was claimed, and has {len(ledger)} attempts"] if ledger else [])
-    if status not in {"finished", "failed", "stopped"}:
-        return [*found, f"status {status!r}"]
+    if status not in {"finished", "failed", "stopped"} or newest not in ledger:
+        return [*found, f"status {status!r}, attempt {newest}, of which the ledger has {sorted(ledger)}"]
     if ends != 1:
         found.append(f"{ends} events of its end")
-    last = ledger.get(newest)
-    if last is None:
-        return [*found, f"attempt {newest} is not in the ledger"]
-    outcome = last["outcome"]
-    found += _disagreements(here, job, newest, status, outcome, script)
-    if outcome["verdict"] == "succeeded" and "artifacts" in job:
-        if not (here.folder / "store" / storage.manifest_path(job, newest)).exists():
-            found.append("succeeded without its artifacts")
-    for number in ledger:
-        if ledger[number].get("action") != "mint":
-            succeeded = ledger[number]["outcome"]["verdict"] == "succeeded"
+    outcome = ledger[newest]["outcome"]
+    if _ENDS.get(status, outcome["verdict"]) != outcome["verdict"]:
+        found.append(f"status {status}, but the ledger says {outcome['verdict']}")
+    found += _disagreements(here, job, newest, outcome)
+    for number, entry in ledger.items():
+        if entry.get("action") != "mint":  # else nobody has followed its pod, if there was one
+            succeeded = entry["outcome"]["verdict"] == "succeeded"
             found += await _log_problems(here, job, number, script, succeeded=succeeded)
     return found
 
 
-def _disagreements(
-    here: World, job: str, attempt: int, status: str, outcome: Mapping[str, Any], script: Script
-) -> list[str]:
+def _disagreements(here: World, job: str, attempt: int, outcome: Mapping[str, Any]) -> list[str]:
     """Whether the recorded end is what its pod did."""
     found = []
-    if _ENDS.get(status, outcome["verdict"]) != outcome["verdict"]:
-        found.append(f"status {status}, but the ledger says {outcome['verdict']}")
+    script, verdict = here.runtime.scripts[job], outcome["verdict"]
     codes = [r.exit_code for r in here.runtime.ledger if (r.job, r.attempt, r.container) == (job, attempt, "run")]
     if len(codes) > 1:
         found.append(f"run of attempt {attempt} was started {len(codes)} times")
-    if outcome["verdict"] == "succeeded" and codes != [0]:
+    if verdict == "succeeded" and codes != [0]:
         found.append(f"FALSE GREEN: run ended with {codes}")
-    if outcome["verdict"] == "canceled" and not script.canceled:
+    manifest = here.folder / "store" / storage.manifest_path(job, attempt)
+    if verdict == "succeeded" and "artifacts" in job and not manifest.exists():
+        found.append("FALSE GREEN: succeeded without its artifacts")
+    if verdict == "canceled" and not script.canceled:
         found.append("canceled, and nobody asked for it")
-    if outcome["verdict"] == "failed" and codes == [0] and outcome["reason"] not in script.excuses:
+    if verdict == "failed" and codes == [0] and outcome["reason"] not in script.excuses:
         found.append(f"failed ({outcome['reason']}: {outcome['message']}), but run ended with 0")
     return found
 
@@ -102,7 +99,7 @@ async def _log_problems(here: World, job: str, attempt: int, script: Script, *, 
     for container, lines in printed.items():
         for mask in script.masks:
             lines = [line.replace(mask, "[masked]") for line in lines]  # noqa: PLW2901 - masked
-        stored, gaps = [], []
+        stored, gaps = list[str](), list[str]()
         async for chunk in reader.read(job, attempt, container=container):
             (gaps if chunk.notice else stored).append(chunk.text.decode())
         if container in states and not states[container].complete:

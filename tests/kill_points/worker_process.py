@@ -73,5 +73,5 @@ def _live(order: Order) -> None:
     try:
         asyncio.run(service.run_worker(settings.WorkerSettings.load({}, order.settings)))
     except Exception:
-        logging.exception("the worker ended")
+        logging.getLogger(__name__).exception("the worker ended")
         sys.exit(1)

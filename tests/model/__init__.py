@@ -13,6 +13,7 @@ What it proves, for the bounds of a `Configuration` (`test_model.py` says which)
   looked for the pod in vain. Each of these is deleted, with no more help than that workers go on working;
 - a job is green only if a pod of the recorded attempt has succeeded;
 - a job has one recorded end;
+- after a failover, too, at most one live pod besides late ones (checked up to the bounds that `test_model.py` names);
 - from every state there is a way, without any further fault, to a world in which all jobs have ended and no pod, no
   request and no claim is left.
 """

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from worker.queue.claim import Held
 
 NOW: Final = 1_800_000_000.0  # the time that everybody has, all the while
-LIVE: Final = 9e9
+LEASE_S: Final = 100.0
+LIVE: Final = NOW + LEASE_S
+FAR_OFF: Final = 9e9  # every score of rq's registries
 LAPSED: Final = NOW - 1.0  # not so long ago that the lease would be forgotten
 DATE: Final = b"2026-01-01T00:00:00.000000Z"
 # Written for people and for rq; no script of ours decides by them.
@@ -171,7 +173,7 @@ class QueueStates:
     # inside
 
     def _queue(self, worker: str, commit: Callable[[str], str]) -> JobQueue:
-        queue = JobQueue(self._connections, ["jobs"], worker, lease_seconds=LIVE, worker_losses=0)
+        queue = JobQueue(self._connections, ["jobs"], worker, lease_seconds=LEASE_S, worker_losses=0)
         text = commit(queue._committer._script.text)
         if text != queue._committer._script.text:
             queue._committer._script = Script(text, self._sync.script_load(text))
@@ -232,7 +234,7 @@ class QueueStates:
                 times = frozenset()
             return key, kind, tuple(sorted((f, time if f in times else v) for f, v in self._sync.hgetall(key).items()))
         if kind == "zset":
-            score = _lease if key == wire.LEASES_KEY.encode() else lambda _: LIVE
+            score = _lease if key == wire.LEASES_KEY.encode() else lambda _: FAR_OFF
             return key, kind, tuple(sorted((m, score(s)) for m, s in self._sync.zrange(key, 0, -1, withscores=True)))
         if kind == "set":
             return key, kind, tuple(sorted(self._sync.smembers(key)))

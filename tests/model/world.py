@@ -167,29 +167,27 @@ class World:
             yield what, _alike(after), is_fault
 
     def _steps(self, state: State) -> Iterator[Step]:
-        if len(state.workers) < self.configuration.workers:
-            yield "birth", self._birth(state), False
+        yield from self._births_and_deaths(state)
         for worker in state.workers:
             yield from self._worker_steps(state, worker)
         for request in dict.fromkeys(state.requests):
             yield from self._arrives(state, request)
         for pod in state.pods:
-            if pod.phase == RUNS:
-                done = replace(pod, phase=DONE)
-                proven = state.proven | {(*pod.name, pod.late)}
-                yield f"{pod.uid} succeeds", replace(_with_pod(state, pod, done), proven=proven), False
-            if pod.phase == ENDING:
-                yield f"{pod.uid} is gone", _with_pod(state, pod, None), False
-            if pod.phase == RUNS and state.faults:
-                # Not dynapod's doing, should its creator not have heard of it, and create it again.
-                created = tuple((*c[:3], c[3] - (c[:2] == pod.name and not pod.late)) for c in state.created)
-                evicted = replace(_with_pod(state, pod, replace(pod, phase=ENDING)), created=created)
-                yield f"{pod.uid} is deleted by a stranger", _fault(evicted), True
+            yield from _pod_steps(state, pod)
         if state.failovers and state.replica is None:
             yield "the replica falls behind", replace(state, replica=state.redis), True
         if state.replica is not None:
             after = replace(state, redis=state.replica, replica=None, failovers=state.failovers - 1, failed_over=True)
             yield "failover", after, True
+
+    def _births_and_deaths(self, state: State) -> Iterator[Step]:
+        if len(state.workers) < self.configuration.workers:
+            yield "birth", self._birth(state), False
+        living = {worker.name for worker in state.workers}
+        for number in range(1, state.born + 1):
+            lapsed = self.queue.lapse(state.redis, f"w{number}").redis
+            if lapsed != state.redis and f"w{number}" not in living:
+                yield f"the lease of w{number}, who is dead, lapses", replace(state, redis=lapsed), False
 
     def _birth(self, state: State) -> State:
         name = f"w{state.born + 1}"
@@ -205,7 +203,7 @@ class World:
         keys = tuple(sorted(held.key for held in worker.held))
         if state.faults:
             gone = replace(state, workers=tuple(other for other in state.workers if other != worker))
-            yield f"{name} crashes", _fault(replace(gone, redis=self.queue.lapse(gone.redis, name).redis)), True
+            yield f"{name} crashes", _fault(gone), True
             lapsed = self.queue.lapse(state.redis, name).redis
             if lapsed != state.redis:
                 yield f"{name}'s lease lapses", _fault(replace(state, redis=lapsed)), True
@@ -221,6 +219,9 @@ class World:
         for pod in state.pods:
             if pod.creator in worker.watched:
                 yield from self._sees(state, worker, pod)
+            elif state.failed_over and all(held.name != pod.name for held in worker.held):
+                # The scan for pods of workers that Redis has never heard of; without a failover, the watch is enough.
+                yield from self._finds_orphan(state, worker, pod)
 
     def _beat(self, state: State, worker: Worker, keys: tuple[Key, ...]) -> Iterator[Step]:
         reply = self.queue.beat(state.redis, worker.name, keys)
@@ -311,8 +312,9 @@ class World:
         creates = held is not None and held.phase in (CREATE, CREATING)
         sight = Sight.ORPHAN
         if held is not None:
-            creating_as = worker.name if creates else None
-            sight = self.rules.on_sight(pod.manifest()["metadata"], pod.job, pod.attempt, creating_as=creating_as)
+            metadata = pod.manifest()["metadata"]
+            creating = (worker.name, ownership.work_of(metadata)) if creates else None
+            sight = self.rules.on_sight(metadata, pod.job, pod.attempt, creating=creating)
         if held is None or sight is Sight.ORPHAN:
             yield from self._finds_orphan(state, worker, pod)
         elif sight is Sight.FOLLOW and held.phase in (CREATE, CREATING, FIND):
@@ -379,6 +381,19 @@ def _alike(state: State) -> State:
     if all(worker.watched <= busy for worker in state.workers):
         return state
     return replace(state, workers=tuple(replace(w, watched=w.watched & busy) for w in state.workers))
+
+
+def _pod_steps(state: State, pod: Pod) -> Iterator[Step]:
+    if pod.phase == RUNS:
+        done = _with_pod(state, pod, replace(pod, phase=DONE))
+        yield f"{pod.uid} succeeds", replace(done, proven=state.proven | {(*pod.name, pod.late)}), False
+    if pod.phase == ENDING:
+        yield f"{pod.uid} is gone", _with_pod(state, pod, None), False
+    if pod.phase == RUNS and state.faults:
+        # Not dynapod's doing, should its creator not have heard of it, and create it again.
+        created = tuple((*c[:3], c[3] - (c[:2] == pod.name and not pod.late)) for c in state.created)
+        evicted = replace(_with_pod(state, pod, replace(pod, phase=ENDING)), created=created)
+        yield f"{pod.uid} is deleted by a stranger", _fault(evicted), True
 
 
 def _fault(state: State) -> State:

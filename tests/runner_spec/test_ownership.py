@@ -23,6 +23,7 @@ from runner_spec.ownership import (
     meet,
     on_sight,
     orphan_fate,
+    work_of,
 )
 from runner_spec.render import Attempt, render
 from tests.runner_spec.descriptions import whole
@@ -68,11 +69,12 @@ def test_another_workers_pod_that_is_about_to_go_is_waited_for() -> None:
 @pytest.mark.parametrize(
     "theirs",
     [
-        pytest.param(pod("w2", job="job-2"), id="another job"),
-        pytest.param(pod("w2", attempt=2), id="another attempt"),
-        pytest.param(pod("w2", steps=[{"run": "other"}]), id="other steps"),
-        pytest.param(pod("w2", image="other"), id="another image"),
-        pytest.param(pod("w2", env={"A": "other"}), id="another environment"),
+        pytest.param(pod("w2", job="job-2", env={"A": "1"}), id="another job"),
+        pytest.param(pod("w2", attempt=2, env={"A": "1"}), id="another attempt"),
+        pytest.param(pod("w2", steps=[{"run": "other"}], env={"A": "1"}), id="other steps"),
+        pytest.param(pod("w2", image="other", env={"A": "1"}), id="another image"),
+        pytest.param(pod("w2", env={"A": "2"}), id="another environment"),
+        pytest.param(pod("w1", steps=[{"run": "other"}], env={"A": "1"}), id="our own of the id's earlier life"),
         pytest.param({"metadata": {"name": "x"}}, id="no labels at all"),
         pytest.param(changed(pod("w1"), annotations={}), id="own labels without the job's id"),
         pytest.param(
@@ -82,7 +84,7 @@ def test_another_workers_pod_that_is_about_to_go_is_waited_for() -> None:
     ],
 )
 def test_a_pod_that_only_has_the_name_is_refused(theirs: Json) -> None:
-    assert meet(theirs, pod("w1")) is Meeting.REFUSE
+    assert meet(theirs, pod("w1", env={"A": "1"})) is Meeting.REFUSE
 
 
 def test_a_pod_is_known_by_the_exact_id_of_its_job() -> None:
@@ -96,10 +98,11 @@ def test_a_pod_is_known_by_the_exact_id_of_its_job() -> None:
 
 def test_who_creates_a_pod_believes_in_anothers_only_when_told_that_it_does_the_same() -> None:
     found = pod("w2")["metadata"]
-    assert on_sight(found, "job-1", 1, creating_as="w1") is Sight.IGNORE
-    assert on_sight(found, "job-1", 1, creating_as="w2") is Sight.FOLLOW
-    assert on_sight(found, "job-1", 1, creating_as=None) is Sight.FOLLOW
-    assert on_sight(found, "job-2", 1, creating_as=None) is Sight.ORPHAN
+    assert on_sight(found, "job-1", 1, creating=("w1", work_of(found))) is Sight.IGNORE
+    assert on_sight(found, "job-1", 1, creating=("w2", work_of(found))) is Sight.FOLLOW
+    assert on_sight(found, "job-1", 1, creating=("w2", "of its later life")) is Sight.IGNORE
+    assert on_sight(found, "job-1", 1, creating=None) is Sight.FOLLOW
+    assert on_sight(found, "job-2", 1, creating=None) is Sight.ORPHAN
 
 
 def record(status: str = "started", newest: int = 3, *recorded: int, exists: bool = True) -> Record:

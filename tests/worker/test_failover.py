@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
+from rq.job import Job
 
 from adapters import redis_server
 from adapters.kubernetes_api import KubernetesApi
@@ -204,6 +205,23 @@ def test_an_adoption_that_redis_has_lost_is_made_again_and_finds_the_later_attem
                 assert await is_finished(here, "a") == {"attempt": 2}
                 await until(lambda: no_pods(here), "no pod is left")
             assert here.created_pods() == [pod_name("a", 2)]
+
+    asyncio.run(test())
+
+
+def test_the_pod_of_an_ids_earlier_life_never_makes_its_later_one_green(redis_url: str, tmp_path: Path) -> None:
+    """Without a failover: the id is deleted while it runs and enqueued again, so its attempts count from 1 again."""
+
+    async def test() -> None:
+        async with site(redis_url, tmp_path, SleepRuntime(2.0)) as here, working(here) as worker:
+            worker.queue._audit_seconds = PATIENCE_S  # nobody tells it that the first is gone
+            await here.client.submit(job("true"), job_id="a")
+            await runs(here, "a")
+            await asyncio.to_thread(Job.fetch("a", here.connections.sync, serializer="json").delete)
+            await here.client.submit(job("false"), job_id="a")
+
+            assert await is_finished(here, "a") == {"attempt": 2}
+            assert here.created_pods() == [pod_name("a", 1), pod_name("a", 2)]
 
     asyncio.run(test())
 

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -114,6 +115,45 @@ def test_a_log_is_complete_only_after_a_stream_opened_after_the_containers_end()
         following.container_ended()
         await task
         assert await here.text() == [b"early", b"late"]
+
+    run(test)
+
+
+def test_a_stream_is_resumed_from_the_last_line_stored() -> None:
+    async def test(here: World) -> None:
+        source = Stream([(n, b"line") for n in range(5)], breaks=[36 * 3])
+        following = follower(here, source)
+        following.container_ended()
+        await following.run()
+        assert source.opened == [None, "2026-01-01T00:00:02.000000000Z"]
+        assert await here.text() == [b"line"] * 5
+
+    run(test)
+
+
+class EndlessStream(Stream):
+    """Of a container that runs on: the stream waits for more."""
+
+    async def stream_log(self, *arguments: Any, **options: Any) -> AsyncGenerator[bytes, None]:
+        async for chunk in super().stream_log(*arguments, **options):
+            yield chunk
+        await asyncio.Event().wait()
+
+
+def test_a_log_whose_worker_leaves_is_left_open_for_the_next_one() -> None:
+    async def test(here: World) -> None:
+        leaving = asyncio.create_task(follower(here, EndlessStream([(1, b"early")])).run())
+        while not await here.text():  # noqa: ASYNC110 - a key in Redis has no event
+            await asyncio.sleep(0)
+        leaving.cancel()
+        await asyncio.wait([leaving])
+        assert not (await here.reader.entries(JOB, ATTEMPT))["run"].complete
+
+        following = follower(here, Stream([(1, b"early"), (2, b"late")]))
+        following.container_ended()
+        await following.run()
+        assert await here.text() == [b"early", b"late"]
+        assert (await here.reader.entries(JOB, ATTEMPT))["run"].complete
 
     run(test)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from adapters.object_store import ObjectStore
+from adapters.object_store import ObjectMeta, ObjectStore, StoreError, StoreRefused, StoreUnavailable
 from runner_spec import render as rendered
 from runner_spec import storage
 from runner_spec.admission import admit
@@ -15,6 +15,7 @@ from runner_spec.description import JobDescription, parse_description
 from runner_spec.outcome import Fault, Outcome, Verdict
 from runner_spec.policy import DEFAULT_POLICY
 from runner_spec.render import render
+from worker import upload_proof
 from worker.attempt import Attempt, slim
 from worker.queue import Claim
 from worker.upload_proof import confirmed
@@ -73,6 +74,32 @@ def test_a_success_without_its_manifest_is_the_platforms_failure(tmp_path: Path,
     outcome = ask(tmp_path, attempt(described(**ARTIFACTS)), SUCCESS, *manifests)
     assert (outcome.verdict, outcome.fault, outcome.reason) == (Verdict.FAILED, Fault.PLATFORM, "upload-unconfirmed")
     assert "object store" in outcome.message
+
+
+class StoreAway(ObjectStore):
+    """Refuses, or gives no answer at all."""
+
+    def __init__(self, error: StoreError | None) -> None:
+        self.error = error
+
+    async def head(self, path: str) -> ObjectMeta:
+        del path
+        if self.error is None:
+            await asyncio.Event().wait()
+            raise AssertionError
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [StoreRefused("access denied"), StoreUnavailable("overloaded"), None],
+    ids=["refuses", "is overloaded for long", "never answers"],
+)
+def test_a_store_that_does_not_say_proves_nothing(error: StoreError | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(upload_proof, "PATIENCE_S", 0.05)
+    monkeypatch.setattr(upload_proof, "RETRY_S", 0.01)
+    outcome = asyncio.run(confirmed(attempt(described(**ARTIFACTS)), SUCCESS, StoreAway(error)))
+    assert (outcome.verdict, outcome.fault, outcome.reason) == (Verdict.FAILED, Fault.PLATFORM, "upload-unconfirmed")
 
 
 def test_other_ends_and_jobs_without_artifacts_need_no_manifest(tmp_path: Path) -> None:

@@ -118,8 +118,12 @@ class Lease:
     async def lapsed(self) -> set[str]:
         """Other incarnations whose lease has ended, by the server's clock as of the last heartbeat."""
         with translated():
-            found: Any = await self._connections.control.zrangebyscore(wire.LEASES_KEY, "-inf", self.now())
-        return {name.decode("utf-8", "surrogateescape") for name in found} - {self._worker}
+            now = self.now()
+            pipeline = self._connections.control.pipeline(transaction=False)
+            pipeline.zrangebyscore(wire.LEASES_KEY, "-inf", now)
+            pipeline.zrangebyscore(wire.LEASES_KEY, now + wire.LONGEST_LEASE_S, "+inf")
+            past, impossible = await pipeline.execute()
+        return {name.decode("utf-8", "surrogateescape") for name in [*past, *impossible]} - {self._worker}
 
     async def release(self) -> None:
         """Give the lease up; executions stay registered, for others to adopt at once."""

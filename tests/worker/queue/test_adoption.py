@@ -119,6 +119,39 @@ def test_a_paused_worker_is_fenced_once_others_have_adopted(place: Place) -> Non
     play(place, scenario)
 
 
+def test_a_worker_is_over_from_the_moment_on_at_which_anything_was_taken_from_it(place: Place) -> None:
+    async def scenario(scene: Scene) -> None:
+        scene.enqueue("a", "b")
+        async with scene.worker() as paused, scene.worker() as heir:
+            await claim_one(paused)
+            # Only just: a dead lease without executions is forgotten after a minute, and this one must be remembered.
+            await scene.redis.zadd(wire.LEASES_KEY, {paused.worker: heir.lease.now() - 0.001})
+            assert [claim.job_id for claim in await heir.adopt(10)] == ["a"]
+            with pytest.raises(LeaseLost):
+                await paused.renew()
+            with pytest.raises(LeaseLost):
+                await paused.claim(1)
+
+    play(place, scenario)
+
+
+def test_a_paused_worker_is_fenced_also_where_the_record_takes_rqs_own_transaction(place: Place) -> None:
+    async def scenario(scene: Scene) -> None:
+        scene.enqueue("a", result_ttl=0)
+        async with scene.worker() as paused, scene.worker() as heir:
+            old = await claim_one(paused)
+            await scene.lapse(paused)
+            (adopted,) = await heir.adopt(10)
+
+            assert await paused.settle(finish(old)) is False
+            assert await scene.status("a") == "started"
+            assert await heir.settle(finish(adopted))
+            assert await scene.status("a") == "deleted"
+            assert await scene.redis.xlen(wire.EVENTS_KEY) == 1
+
+    play(place, scenario)
+
+
 def test_a_lapsed_lease_may_be_renewed_while_nothing_was_taken(place: Place) -> None:
     async def scenario(scene: Scene) -> None:
         scene.enqueue("a", "b")

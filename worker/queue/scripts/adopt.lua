@@ -36,7 +36,7 @@ end
 local function condemn(dead, members, score)
     if score > 0 then
         if losses > 0 then
-            inquest(dead, members, score, stable, losses)
+            inquest(dead, members, math.min(score, now), stable, losses)
         end
         redis.call('ZADD', KEYS[1], decimal(-now), dead)
     end
@@ -54,7 +54,7 @@ local function look_at(dead)
             condemn(dead, members, score)
             local found = {member = member, from = dead, origin = origin, status = status}
             local id, execution = split(member)
-            found.size = losses > 0 and trial_size(id, execution, math.abs(score), stable)
+            found.size = losses > 0 and trial_size(id, execution, math.min(math.abs(score), now), stable)
             local list = found.size and suspects or free
             list[#list + 1] = found
             score = -now
@@ -96,6 +96,9 @@ local function take_suspects()
 end
 
 local lapsed = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', '(' .. decimal(now))
+for _, dead in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '(' .. decimal(now + LONGEST_LEASE), '+inf')) do
+    lapsed[#lapsed + 1] = dead
+end
 for _, dead in ipairs(lapsed) do
     look_at(dead)
 end

@@ -17,6 +17,8 @@ for at = 2, #ARGV do
             for _, key in ipairs({job, job .. ':dependents', job .. ':dependencies'}) do
                 redis.call('EXPIRE', key, string.format('%d', math.max(seconds, 1)))
             end
+            -- As long as its logs at least (worker/queue/record.py).
+            redis.call('EXPIRE', 'dynapod:attempts:' .. id, string.format('%d', math.max(seconds, 7 * 86400)))
             ended = ended + 1
         end
     end

@@ -20,12 +20,15 @@ local function execution_key(id, execution)
     return 'rq:execution:' .. id .. ':' .. execution
 end
 
+-- No lease is longer (wire.LONGEST_LEASE_S). One that seems to be was written before the clock was set back.
+local LONGEST_LEASE = 600
+
 -- 'live', 'lapsed' (nobody has touched its executions yet: it may be renewed) or 'lost'.
 local function lease_state(leases, worker, now)
     local score = tonumber(redis.call('ZSCORE', leases, worker) or 0)
     if score <= 0 then
         return 'lost'
-    elseif score < now then
+    elseif score < now or score > now + LONGEST_LEASE then
         return 'lapsed'
     end
     return 'live'

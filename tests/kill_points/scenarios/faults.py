@@ -1,0 +1,33 @@
+"""What Kubernetes and Redis do wrong."""
+
+from collections.abc import Callable
+from typing import Final
+
+from devcluster.audit import Fault, FaultPlan, RequestFacts
+from devcluster.status_error import StatusError
+from tests.kill_points.stage import Stage
+from worker.queue.script import load
+
+AWAY: Final = StatusError(500, "InternalError", "etcd is away")
+FORBIDDEN: Final = StatusError(403, "Forbidden", 'User "w" cannot do this in API group ""')
+NO_ROOM: Final = StatusError(
+    403, "Forbidden", 'pods "x" is forbidden: exceeded quota: q, requested: pods=1, used: pods=1'
+)
+
+
+def on(verbs: str, fault: Fault, when: Callable[[RequestFacts], bool] = lambda _: True) -> FaultPlan:
+    """A fault of these verbs on pods, and of their logs where `verbs` names `log`."""
+    wanted = verbs.split()
+
+    def plan(request: RequestFacts) -> Fault | None:
+        kind = "log" if request.resource == "pods/log" else request.verb if request.resource == "pods" else ""
+        return fault if kind in wanted and when(request) else None
+
+    return plan
+
+
+async def lose_reply_of_script(stage: Stage, name: str) -> None:
+    """The next run of this script takes effect, and its caller does not learn of it."""
+    script = load(name)
+    await stage.redis.script_load(script.text)  # else the reply that is lost may be that the script is not known
+    stage.world.door.lose_reply_of(script.digest.encode())

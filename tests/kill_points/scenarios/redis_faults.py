@@ -1,0 +1,99 @@
+"""Redis is away, does not answer, has forgotten its scripts, refuses."""
+
+from runner_spec import wire
+from tests.kill_points.containers import Script
+from tests.kill_points.scenarios.faults import lose_reply_of_script
+from tests.kill_points.scenarios.registry import scenario
+from tests.kill_points.stage import Stage, held, lines
+
+
+@scenario
+async def redis_away(stage: Stage) -> None:
+    job = await stage.submit("talks", Script((held(*lines(5)),)))
+    stage.victim()
+    await stage.running(job)
+    stage.world.door.shut()
+    for container in stage.world.runtime.of(job):
+        container.say(*lines(5))
+    stage.world.runtime.release()
+    await stage.pause(1.5)
+    stage.world.door.open()
+    await stage.ended()
+
+
+@scenario
+async def redis_away_at_the_start(stage: Stage) -> None:
+    await stage.submit("plain")
+    stage.world.door.shut()
+    stage.victim()
+    if not await stage.alive(1.0):
+        return
+    stage.world.door.open()
+    await stage.ended()
+
+
+@scenario
+async def redis_away_while_it_registers(stage: Stage) -> None:
+    await stage.submit("plain")
+    stage.world.door.lose_reply_of(b"ZADD", wire.LEASES_KEY.encode())
+    stage.victim()
+    if await stage.alive(1.5):
+        await stage.ended()
+
+
+@scenario
+async def claim_unanswered(stage: Stage) -> None:
+    stage.victim()
+    await stage.worker()
+    await stage.passed("worker.supervisor:Supervisor._claim_once#4")
+    await lose_reply_of_script(stage, "claim")  # an idle worker claims every two seconds only
+    await stage.submit("plain")
+    await stage.ended()
+
+
+@scenario
+async def commit_unanswered(stage: Stage) -> None:
+    job = await stage.submit("held", Script((held(),)))
+    stage.victim()
+    await stage.running(job)
+    await lose_reply_of_script(stage, "commit")
+    stage.world.runtime.release()
+    await stage.ended()
+
+
+@scenario
+async def log_unanswered(stage: Stage) -> None:
+    job = await stage.submit("held", Script((held(),)))
+    stage.victim()
+    await stage.logged(job, "hello")
+    stage.world.door.lose_reply_of(b"EVAL", f"dynapod:logs:{job}:1".encode())
+    for container in stage.world.runtime.of(job):
+        container.say("more")
+    await stage.pause(1.0)
+    stage.world.runtime.release()
+    await stage.ended()
+
+
+@scenario
+async def scripts_flushed(stage: Stage) -> None:
+    await stage.redis.script_flush()
+    job = await stage.submit("held", Script((held(),)))
+    stage.victim()
+    await stage.running(job)
+    await stage.redis.script_flush()
+    stage.world.runtime.release()
+    await stage.ended()
+
+
+@scenario
+async def claims_refused(stage: Stage) -> None:
+    """A key of a foreign type stands where the queue should be."""
+    stage.victim()
+    await stage.worker()
+    await stage.redis.set("rq:queue:jobs", "not a list")
+    try:
+        await stage.passed("worker.supervisor:Supervisor._claim_loop#4")
+    finally:
+        await stage.redis.delete("rq:queue:jobs")
+    await stage.submit("plain")
+    await stage.ended()
