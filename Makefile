@@ -18,7 +18,7 @@ QUIET_HOME := HOME=$(CURDIR)/$(WORK)/home XDG_CONFIG_HOME= XDG_CACHE_HOME= XDG_S
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo foreign test test-cluster bench-start check format lock images test-images clean
+.PHONY: help demo foreign test test-cluster chaos kill-points mutations model bench-start check format lock images test-images clean
 
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -56,6 +56,25 @@ test: $(STAMP) ## Run all tests; those that need a cluster skip themselves, and 
 test-cluster: $(STAMP) ## Run the tests that need a Kubernetes cluster, the one that KUBECONFIG names
 	@test -n "$$KUBECONFIG" || { echo "make: set KUBECONFIG to a cluster's credentials file" >&2; exit 1; }
 	$(BIN)/python -m pytest -rs -m cluster $(CLUSTER_ARGS) $(TESTS)
+
+# docs/chaos.md tells what these four prove, and how to repeat what they found.
+# Extra arguments: make chaos CHAOS_ARGS='--seed 7 --jobs 2000 --kills 50 --seconds 90'
+chaos: $(STAMP) ## Ten minutes of everything going wrong at once, by seed: 20,000 jobs, 500 killed workers, every promise checked
+	@mkdir -p $(WORK)/home
+	env -u KUBECONFIG $(QUIET_HOME) $(BIN)/python -m tests.chaos $(CHAOS_ARGS)
+
+kill-points: $(STAMP) ## Kill the worker before and after every point where it awaits anything (about 10 minutes)
+	@mkdir -p $(WORK)/home
+	env -u KUBECONFIG $(QUIET_HOME) $(BIN)/python -m tests.kill_points $(KILL_POINT_ARGS)
+
+# One of them: make mutations MUTATION_ARGS='--only delete-before-commit'
+mutations: $(STAMP) ## Sabotage the product in a copy, one edit at a time: the tests must notice each (docs/mutations.md)
+	@mkdir -p $(WORK)/home
+	env -u KUBECONFIG $(QUIET_HOME) $(BIN)/python -m tests.mutations $(MUTATION_ARGS)
+
+# Larger bounds: make model MODEL_ARGS='1 1 1' (jobs, faults, failovers)
+model: $(STAMP) ## Explore every order in which claim, lease, adoption, creation, commit and deletion can happen
+	env -u KUBECONFIG $(BIN)/python -m tests.model $(MODEL_ARGS)
 
 # Extra arguments: make bench-start BENCH_ARGS='--runs 20 --json'
 bench-start: $(STAMP) ## Time from submit to the user's first line, beside kubectl apply, on the cluster of KUBECONFIG

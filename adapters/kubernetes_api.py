@@ -44,17 +44,26 @@ _OK_LIMIT: Final = 300
 class ApiError(Exception):
     """The API server refused a request, or could not be reached (`status` 0).
 
-    `reason` is the Status object's word (`NotFound`, `AlreadyExists`, …), `message` the server's sentence.
+    `reason` is the Status object's word (`NotFound`, `AlreadyExists`, …), `message` the server's sentence. `sent` is
+    False when the request has not left this machine: it cannot have taken effect.
     """
 
     def __init__(
-        self, status: int, reason: str, message: str, *, retry_after: float | None = None, details: Json | None = None
+        self,
+        status: int,
+        reason: str,
+        message: str,
+        *,
+        retry_after: float | None = None,
+        details: Json | None = None,
+        sent: bool = True,
     ) -> None:
         super().__init__(f"{status} {reason}: {message}")
         self.status = status
         self.reason = reason
         self.message = message
         self.retry_after = retry_after
+        self.sent = sent
         self.details = details or {}
 
     @property
@@ -115,8 +124,8 @@ def _is_temporary(error: BaseException) -> bool:
     return isinstance(error, ApiError) and error.temporary
 
 
-# The only retry policy towards Kubernetes. Safe for every call made through it: reads are idempotent, a pod's name is
-# a function of job and attempt (a repeated create is a 409 that `create_pod` recognises), and deletes carry the uid.
+# The only retry policy towards Kubernetes. Safe for every call made through it: reads are idempotent, and deletes carry
+# the uid. The creation of a pod is not made through it.
 def _retrying(seconds: float) -> AsyncRetrying:
     return AsyncRetrying(
         retry=retry_if_exception(_is_temporary), wait=_wait_as_told, stop=stop_after_delay(seconds), reraise=True
@@ -212,7 +221,8 @@ class KubernetesApi:
             response = await self._send(self._calls, method, path, query, body, timeout, accept)
             data = await response.read()
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise ApiError(0, "Unreachable", f"{method} {path}: {error or type(error).__name__}") from error
+            sent = not isinstance(error, aiohttp.ClientConnectorError)
+            raise ApiError(0, "Unreachable", f"{method} {path}: {error or type(error).__name__}", sent=sent) from error
         if response.status >= _OK_LIMIT:
             raise _refusal(response, data)
         return _parsed(data, f"{method} {path}")
@@ -239,18 +249,24 @@ class KubernetesApi:
         response: aiohttp.ClientResponse = answer.response
         return response
 
-    async def create_pod(self, manifest: Json, *, retry_seconds: float | None = None) -> Json:
+    async def create_pod(self, manifest: Json) -> Json:
         """Create a pod; when it exists, for the same job and attempt, return that one (`runner_spec.ownership.meet`).
 
-        That makes a lost reply harmless. The second request may also be forbidden: by a quota that the pod of the
-        first one has used up, before anybody looks at names. A foreign pod of the same name is an ApiError 409.
+        The request is sent once. Sent again for want of an answer, it could create the pod a second time, after the
+        first one was deleted. A proxy in between may repeat it all the same: the second one may also be forbidden, by
+        a quota that the pod of the first one has used up, before anybody looks at names.
+
+        Raises:
+            ApiError: a foreign pod has the name (409), or had it (409, reason `Gone`); or as with every call.
         """
         try:
-            return await self.call("POST", self._pods, body=manifest, retry_seconds=retry_seconds)
+            return await self._call_once("POST", self._pods, None, manifest)
         except ApiError as error:
             if error.status not in (_CONFLICT, _FORBIDDEN):
                 raise
             existing = await self.get_pod(manifest["metadata"]["name"])
+            if existing is None and error.status == _CONFLICT:
+                raise ApiError(_CONFLICT, "Gone", error.message) from error
             if existing is None or meet(existing, manifest) is Meeting.REFUSE:
                 raise
             return existing

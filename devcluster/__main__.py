@@ -42,7 +42,7 @@ async def serve(arguments: argparse.Namespace) -> None:
     try:
         kubeconfig = arguments.kubeconfig or root / "kubeconfig"
         cluster.write_kubeconfig(kubeconfig)
-        if runtime.uses_files:
+        if isinstance(runtime, ProcessRuntime):
             sys.stderr.write(f"{NOTICE}\n")
         sys.stdout.write(f"listening on {cluster.url}\nexport KUBECONFIG={kubeconfig}\n")
         sys.stdout.flush()

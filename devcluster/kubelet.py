@@ -188,7 +188,7 @@ class Kubelet:
         self._record(pod, reason, message, container=container, warning=warning)
 
     def _record(self, pod: Object, reason: str, message: str, **details: Any) -> None:  # noqa: ANN401 - passed on
-        if self.runtime.uses_files:  # a load test's pods have nothing to tell, and thousands of them would
+        if self.runtime.uses_files(pod):  # a load test's pods have nothing to tell, and thousands of them would
             self._events.record(pod, reason, message, **details)
 
     def _mint(self, pod: Object, audience: str, seconds: int) -> str:

@@ -59,6 +59,7 @@ class PodWorker:
         self.uid: str = pod["metadata"]["uid"]
         self.folder = folder
         self._volumes = volumes
+        self._uses_files = node.runtime.uses_files(pod)
         waiting = "PodInitializing" if pod["spec"].get("initContainers") else "ContainerCreating"
         self.records = [ContainerRecord(role, spec, waiting) for role, spec in containers_by_role(pod["spec"])]
         self._started_at = time.time()
@@ -72,7 +73,7 @@ class PodWorker:
         self._sync_timer: asyncio.TimerHandle | None = None
         self._rotation: asyncio.TimerHandle | None = None
         self._reconciliation: asyncio.TimerHandle | None = None
-        self._disruption = ""  # why the node ends the pod
+        self._disruption: dict[str, Any] | None = None  # the condition that says why the node ends the pod
         self.written_status: dict[str, Any] = {}
 
     async def run(self) -> None:
@@ -106,7 +107,7 @@ class PodWorker:
         if self._ended or self._stop.is_set():
             return False
         self._end = (FAILED, reason, message)
-        self._disruption = message
+        self._disruption = _disrupted(message)  # with the time at which it was decided, before any container ends
         self.stop(self._grace)
         return True
 
@@ -124,7 +125,7 @@ class PodWorker:
     def follow(self, pod: Object) -> None:
         """The pod's labels or annotations changed: files that show them follow."""
         self._pod = pod
-        if self._node.runtime.uses_files and self._sandbox and not self._ended:
+        if self._uses_files and self._sandbox and not self._ended:
             try:
                 self._volumes.refresh(pod)
             except (MountError, OSError) as error:
@@ -168,7 +169,7 @@ class PodWorker:
 
     async def _flow(self) -> None:
         self._sync_soon()
-        if self._node.runtime.uses_files:
+        if self._uses_files:
             await self._set_up_volumes()
         self._sandbox = True
         for record in self.records:
@@ -245,7 +246,7 @@ class PodWorker:
         record.container = container
         record.logs.append(container.log)
         # A sidecar with a startup probe is started once that succeeds.
-        started = "startupProbe" not in record.spec or not self._node.runtime.uses_files
+        started = "startupProbe" not in record.spec or not self._uses_files
         state = Running(container.started_at)
         record.view = replace(record.view, state=state, started=started, container_id=container.identity)
         container.exited.add_done_callback(partial(self._exited, record, container))
@@ -272,7 +273,7 @@ class PodWorker:
     def _request(self, record: ContainerRecord) -> ContainerRequest:
         pod, spec = self._pod, record.spec
         folder = self.folder / "containers" / record.view.name
-        if not self._node.runtime.uses_files:
+        if not self._uses_files:
             return ContainerRequest(pod, record.view.role, spec, {}, (), folder, record.view.restarts)
         lookup = self._node.lookup(pod["metadata"]["namespace"])
         environment = resolve_environment(pod, spec, lookup, node_name=self._node.name, capacity=self._node.capacity)
@@ -405,7 +406,7 @@ class PodWorker:
 
     def _sync_soon(self) -> None:
         if self._sync_timer is None and not self._ended:
-            seconds = _COALESCE_SECONDS if self._node.runtime.uses_files else _COALESCE_LOAD_SECONDS
+            seconds = _COALESCE_SECONDS if self._uses_files else _COALESCE_LOAD_SECONDS
             self._sync_timer = asyncio.get_running_loop().call_later(seconds, self._sync)
 
     def _sync(self) -> None:
@@ -433,7 +434,7 @@ class PodWorker:
         )
         status = pod_status(facts, old, time.time())
         if self._disruption and self._ended:
-            status["conditions"].append(_disrupted(self._disruption))
+            status["conditions"].append(self._disruption)
         self.written_status = status
         if status != old:
             self._node.write_status(self.uid, status)

@@ -19,6 +19,7 @@ from devcluster.environment import expand
 from devcluster.memory_cgroup import MemoryCgroup, MemoryCgroups
 from devcluster.mounts import PathMap
 from devcluster.quantity import parse_quantity, whole
+from devcluster.resources import Object
 from devcluster.runtime import Container, ContainerExit, ContainerRequest, Mount, StartError, StartRefusedError
 
 _LOG: Final = logging.getLogger(__name__)
@@ -56,8 +57,6 @@ class ProcessRuntime:
     that cannot be pulled; every other name means `default`, by default this machine.
     """
 
-    uses_files = True
-
     def __init__(
         self, images: Mapping[str, Image | None] | None = None, *, default: Image | None = THIS_MACHINE
     ) -> None:
@@ -65,6 +64,10 @@ class ProcessRuntime:
         self._default = default
         self._cgroups = MemoryCgroups()
         self._running: set[ProcessContainer] = set()
+
+    def uses_files(self, pod: Object) -> bool:  # noqa: ARG002 - of every pod
+        """See `Runtime.uses_files`."""
+        return True
 
     def image(self, name: str) -> Image:
         """What stands in for an image.

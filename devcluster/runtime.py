@@ -89,9 +89,8 @@ class Container(Protocol):
 class Runtime(Protocol):
     """Starts containers."""
 
-    @property
-    def uses_files(self) -> bool:
-        """Whether volumes, environment and probes are real. If not, the kubelet prepares none of them."""
+    def uses_files(self, pod: Object) -> bool:
+        """Whether the pod's volumes, environment and probes are real. If not, the kubelet prepares none of them."""
 
     async def start(self, request: ContainerRequest) -> Container:
         """Start one container.

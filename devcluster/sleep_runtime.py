@@ -10,6 +10,7 @@ from typing import Final
 
 from devcluster.container_log import ContainerLog
 from devcluster.pod_fields import Role
+from devcluster.resources import Object
 from devcluster.runtime import Container, ContainerExit, ContainerRequest
 
 _SIGNAL_BASE: Final = 128
@@ -18,14 +19,16 @@ _SIGNAL_BASE: Final = 128
 class SleepRuntime:
     """Main containers last `seconds` and succeed; init containers succeed at once; sidecars wait for their signal."""
 
-    uses_files = False
-
     def __init__(self, seconds: float) -> None:
         if seconds < 0:
             raise ValueError(f"seconds={seconds}: a container cannot last less than 0 seconds")
         self._seconds = seconds
         self._numbers = itertools.count()
         self._running: set[SleepContainer] = set()
+
+    def uses_files(self, pod: Object) -> bool:  # noqa: ARG002 - of no pod
+        """See `Runtime.uses_files`."""
+        return False
 
     async def start(self, request: ContainerRequest) -> Container:
         """Start the timer."""

@@ -14,6 +14,7 @@ from runner_spec.pod_status import one_line
 _TOO_MANY_REQUESTS: Final = 429
 _INTERNAL_ERROR: Final = 500
 _FORBIDDEN: Final = 403
+_NO_ANSWER: Final = frozenset({_INTERNAL_ERROR, 502, 504})
 _CONFLICT: Final = 409
 _TOO_LARGE: Final = 413
 # Characters of the API server's words: a webhook may say what it wants, and it goes into the record twice.
@@ -38,6 +39,8 @@ _OPERATOR: Final = re.compile(
 )
 
 
+# Internal errors that come before anything is stored: a webhook that cannot be asked, a quota that cannot be counted.
+_BEFORE_STORAGE: Final = re.compile(r"failed calling webhook|quota evaluation timed out")
 _PREAMBLE: Final = re.compile(r'^pods "[^"]*" is forbidden: ')
 
 
@@ -63,6 +66,17 @@ def read_answer(code: int, message: str) -> Answer:
     if code in _REFUSED and not _OPERATOR.search(message):
         return Answer.REJECTED
     return Answer.BROKEN
+
+
+def may_exist(code: int, message: str, *, sent: bool) -> bool:
+    """Whether a pod may be there, or may still come to be, although its creation was not confirmed.
+
+    A gateway's error (502, 504) and an internal one are no answers: the request may be under way, or in etcd. 429 and
+    503 are given before anything is done.
+    """
+    if code == 0:
+        return sent
+    return code in _NO_ANSWER and not (_BEFORE_STORAGE.search(message) or _TOO_LARGE_FOR_ETCD.search(message))
 
 
 def refusal_outcome(code: int, message: str) -> Outcome:

@@ -25,7 +25,7 @@ from worker.roster import Roster
 log = logging.getLogger(__name__)
 
 BATCH: Final = 100
-LOG_LOST: Final = "the worker ended, and no pod was found after it: what it printed since is lost"
+LOG_LOST: Final = "no pod of this attempt was found any more: what it may have printed is lost"
 
 
 class Hands(Protocol):
@@ -130,14 +130,17 @@ class Adoption:
         await self._reflector.cover({attempt.claim.minted_by for attempt in adopted})
         for attempt in adopted:
             if attempt.phase is Phase.LAUNCHING and attempt.task is None:
-                self._hands.start(attempt, self._find_or_mint(attempt))
+                self._hands.start(attempt, self.find_or_mint(attempt))
 
-    async def _find_or_mint(self, attempt: Attempt) -> None:
-        """The LIST did not report the pod now: it was reported earlier, or there is none.
+    async def find_or_mint(self, attempt: Attempt, outcome: Outcome | None = None) -> None:
+        """No LIST has reported the attempt's pod just now: it was reported earlier, or there is none.
 
-        Its creator may still be about to create it, so this attempt's pod is never created here: the next attempt is.
+        Its creation may still take effect, so this attempt's pod is never created here: the next attempt's is.
+        `outcome` is this attempt's end then; None for that of one whose worker has ended.
         """
         pod = await self._launcher.find(attempt.pod_name)
+        if attempt.phase is not Phase.LAUNCHING:
+            return  # it was seen meanwhile
         if pod is not None and not is_pod_of(pod["metadata"], attempt.claim.job_id, attempt.claim.attempt):
             pod = None  # it only has the name
         if after_lookup(found=pod is not None) is Lookup.FOLLOW:
@@ -147,16 +150,17 @@ class Adoption:
         await self._declare_logs(attempt)
         if attempt.stop:
             # Not to be started again; and a pod that appears all the same is deleted, as that of an ended attempt.
-            message = f"Stopped by {attempt.stop}; its worker had ended, and no pod of it was found."
+            message = f"Stopped by {attempt.stop}; no pod of it was found."
             self._hands.end(attempt, Outcome(Verdict.CANCELED, Fault.USER, "stop", message))
             return
-        claim = await self._mint(attempt)
+        claim = await self._mint(attempt, outcome)
         if attempt.streams is not None:  # the pod may have come up meanwhile: too late, the attempt is superseded
             await attempt.streams.cancel()
         self._roster.leave_behind(attempt)
         if claim is not None:
             following = self._roster.hold(claim)
             following.stop = following.stop or attempt.stop
+            following.unanswered = attempt.unanswered
             self._hands.start(following, self._hands.launch(following))
 
     async def _declare_logs(self, attempt: Attempt) -> None:
@@ -172,9 +176,9 @@ class Adoption:
             else:
                 return
 
-    async def _mint(self, attempt: Attempt) -> Claim | None:
+    async def _mint(self, attempt: Attempt, outcome: Outcome | None) -> Claim | None:
         while True:
             try:
-                return await self._queue.mint(attempt.claim)
+                return await self._queue.mint(attempt.claim, outcome)
             except QueueUnavailable as error:
                 await self._queue.outage.pause(error)

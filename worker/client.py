@@ -225,7 +225,7 @@ class JobClient:
         if acknowledged < replicas:
             raise NotReplicatedError(job.id, acknowledged, replicas, seconds)
 
-    def _enqueue(self, rq_queue: "Queue", job: "Job", pipeline: Any) -> None:
+    def _enqueue(self, rq_queue: "Queue", job: "Job", pipeline: Any) -> None:  # noqa: ANN401 - redis-py's own is untyped
         """Let rq put its own commands (SADD, HSET, HSET, RPUSH) on an asynchronous pipeline: it only calls methods."""
         pipeline.multi()
         pipeline.sadd(rq_queue.redis_queues_keys, rq_queue.key)

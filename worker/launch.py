@@ -17,20 +17,18 @@ from runner_spec.ownership import Meeting, meet
 from runner_spec.pod_check import check_pod
 from runner_spec.policy import Policy
 from runner_spec.problem import InvalidDescription, InvalidPolicy, Problem
-from runner_spec.refusal import Answer, read_answer, refusal_outcome, words_of
+from runner_spec.refusal import Answer, may_exist, read_answer, refusal_outcome, words_of
 from runner_spec.render import Attempt, render
 from worker.metrics import WorkerMetrics
 from worker.queue import Claim
 
 log = logging.getLogger(__name__)
 
-# How long a creation is tried again before anybody is told; the job goes on waiting after that, and says for what.
-UNTOLD_S: Final = 2.0
 _CONFLICT: Final = 409
 _INTERNAL_ERROR: Final = 500
 # etcd takes 1.5 MiB, with what the API server adds and with the status that the kubelet will write.
 POD_LIMIT_BYTES: Final = 1024 * 1024
-BACKOFF_FIRST_S: Final = 1.0
+BACKOFF_FIRST_S: Final = 0.2
 BACKOFF_MAX_S: Final = 30.0
 _EVIDENCE_PROBLEMS: Final = 50
 
@@ -41,6 +39,10 @@ class RejectedError(Exception):
     def __init__(self, outcome: Outcome) -> None:
         super().__init__(outcome.message)
         self.outcome = outcome
+
+
+class UnansweredError(Exception):
+    """The creation was sent, and nobody knows whether there is a pod now: look for it, and never send it again."""
 
 
 class QuotaExceededError(Exception):
@@ -121,6 +123,7 @@ class Launcher:
         Raises:
             RejectedError: the API server refuses this pod, with its words.
             QuotaExceededError: a ResourceQuota is used up.
+            UnansweredError: the pod may exist, or come to be.
             ApiError: another pod has the name and keeps it, or what the operator has to mend was not mended within the
                 policy's `pending_limit`, or as long an internal error was all there was: the platform's fault.
         """
@@ -130,7 +133,7 @@ class Launcher:
         while True:
             try:
                 self._metrics.api_requests.labels("create").inc()
-                pod = await self._api.create_pod(manifest, retry_seconds=UNTOLD_S)
+                pod = await self._api.create_pod(manifest)
             except ApiError as error:
                 answer, words = read_answer(error.status, error.message), words_of(error.message)
                 if answer is Answer.FULL:
@@ -138,8 +141,12 @@ class Launcher:
                 if answer is Answer.REJECTED:
                     raise RejectedError(refusal_outcome(error.status, error.message)) from error
                 ours_to_end = answer is Answer.BROKEN or error.status == _INTERNAL_ERROR
-                if ours_to_end and (error.status == _CONFLICT or time.monotonic() > patience):
+                gone = error.reason == "Gone"
+                if ours_to_end and ((error.status == _CONFLICT and not gone) or time.monotonic() > patience):
                     raise
+                if gone or may_exist(error.status, error.message, sent=error.sent):
+                    log.warning("creation unanswered: %s", error, extra={"action": "create_unanswered"})
+                    raise UnansweredError(words) from error
                 waiting(f"Kubernetes cannot create the pod now: {words}")
                 log.warning("pod not created yet: %s", error, extra={"action": "create_retry", "status": error.status})
                 delay = max(delay, error.retry_after or 0.0)
@@ -151,6 +158,11 @@ class Launcher:
                 waiting("An earlier worker's pod of the same name is still being deleted")
             await asyncio.sleep(delay)
             delay = min(delay * 2, BACKOFF_MAX_S)
+
+
+def backoff(tries: int) -> float:
+    """Seconds to wait before the next of several tries."""
+    return float(min(BACKOFF_FIRST_S * 2 ** min(tries, 20), BACKOFF_MAX_S))
 
 
 def pod_name(claim: Claim) -> str:

@@ -34,7 +34,7 @@ from worker.adoption import Adoption
 from worker.attempt import Attempt, Phase, Pod, slim
 from worker.cancellation import end_tasks
 from worker.ending import Ending
-from worker.launch import Launcher, QuotaExceededError, RejectedError
+from worker.launch import Launcher, QuotaExceededError, RejectedError, UnansweredError, backoff
 from worker.log_streams import LogKeeper, LogStreams
 from worker.metrics import WorkerMetrics
 from worker.orphan_scan import OrphanScan
@@ -57,6 +57,8 @@ JUDGE_S: Final = 5.0
 # While the namespace is full, how long until the next job is tried: the others would only be refused as well.
 QUOTA_PAUSE_S: Final = 1.0
 FINISH_RETRY_S: Final = 5.0
+# How long to wait at most until a pod is looked for whose creation was not confirmed.
+LOOK_S: Final = 5.0
 
 
 class Supervisor:
@@ -221,6 +223,7 @@ class Supervisor:
             attempt.work = work_of(launch.manifest["metadata"])
             self.follow_logs(attempt)
             self._show(attempt, "waiting", "the pod is being created")
+            attempt.creating = True
             pod = await self._launcher.create(
                 launch.manifest, lambda why: self._wait_for_creation(attempt, why), waited=claim.waited
             )
@@ -229,11 +232,25 @@ class Supervisor:
         except QuotaExceededError as error:
             self._no_room = str(error)
             await self._give_back(attempt, str(error))
+        except UnansweredError as error:
+            await self._look_for_pod(attempt, str(error))
         except ApiError as error:
             self.end(attempt, refusal_outcome(error.status, error.message))
         else:
             self._no_room = ""
             self.observe(attempt, pod)
+
+    async def _look_for_pod(self, attempt: Attempt, why: str) -> None:
+        """The creation may have taken effect, or still will: as with an adopted attempt, find the pod or mint the next.
+
+        Sent again, it could make a second pod of this attempt, after the first one has ended and was deleted.
+        """
+        attempt.creating = False
+        if not attempt.stop:
+            self._show(attempt, "waiting", f"Kubernetes did not confirm the pod's creation: {why}")
+            await asyncio.sleep(min(backoff(attempt.unanswered), LOOK_S))
+        attempt.unanswered += 1
+        await self._adoption.find_or_mint(attempt, unanswered(why))
 
     def _wait_for_creation(self, attempt: Attempt, why: str) -> None:
         """Kubernetes does not create the pod now: a wait that may take hours, and that somebody may end."""
@@ -318,12 +335,12 @@ class Supervisor:
         self._judge(attempt)
 
     def _stop_creating(self, attempt: Attempt) -> None:
-        """The pod is seen before the reply to its creation: sent again after the pod's end, that would make a second.
+        """The pod is seen before the reply to its creation: that is no longer waited for.
 
-        Not for an adopted attempt: its task creates nothing, and `mint` must not be left without its answer.
+        Only that: a task that looks for the pod must not be interrupted while it mints.
         """
         creating = attempt.task
-        if creating is not None and creating is not asyncio.current_task() and not attempt.claim.adopted:
+        if attempt.creating and creating is not None and creating is not asyncio.current_task():
             creating.cancel()
 
     def _judge(self, attempt: Attempt) -> None:
@@ -401,10 +418,16 @@ class Supervisor:
         self.start(attempt, self._finish(attempt, outcome))
 
     def bury(self, attempt: Attempt) -> None:
-        """End a job that kills workers. Of its pod only the name is known: `Orphans` deletes it."""
+        """End a job that kills workers, without a look at its pod."""
         assert attempt.streams is not None
         attempt.streams.forsake("this log was not read to its end: workers died of this job")
         self.end(attempt, poisoned(attempt.claim))
+
+    async def _expose(self, attempt: Attempt) -> None:
+        """Let `Orphans` see the pod that a buried job may have: nobody looked at it while the job was held."""
+        pod = await self._launcher.find(attempt.pod_name)
+        if pod is not None:
+            self._orphans.seen(pod)
 
     async def _finish(self, attempt: Attempt, outcome: Outcome) -> None:
         if attempt.streams is not None:
@@ -415,6 +438,8 @@ class Supervisor:
             self._show(attempt, outcome.verdict)
         if after_commit(recorded=recorded) is End.LEAVE or attempt.pod is None or attempt.pod_gone:
             self._roster.leave_behind(attempt)
+            if recorded and attempt.claim.workers_lost:
+                self.spawn(self._expose(attempt))
             return
         attempt.phase = Phase.DELETING
         self._roster.release(attempt)
@@ -532,6 +557,12 @@ class Supervisor:
             self._gone(attempt.pod_name, attempt.pod_uid, None)
         else:
             self._guard(attempt, partial(self.observe, attempt, pod))
+
+
+def unanswered(why: str) -> Outcome:
+    """The end of an attempt that was given up because its pod's creation was not confirmed, and no pod was found."""
+    message = f"Kubernetes did not confirm the creation of this attempt's pod, and no pod was found: {why}"
+    return Outcome(Verdict.FAILED, Fault.PLATFORM, "unanswered", message)
 
 
 def _canceled(by: str) -> Outcome:

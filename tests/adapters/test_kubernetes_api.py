@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -81,14 +82,56 @@ async def drop(request: web.Request) -> web.StreamResponse:
     return web.Response()
 
 
-def test_a_lost_reply_to_a_create_ends_with_our_own_pod() -> None:
+def test_a_creation_is_sent_once_even_when_its_reply_is_lost() -> None:
+    async def test() -> None:
+        server = Server(drop)
+        async with serving(server) as api:
+            with pytest.raises(ApiError) as raised:
+                await api.create_pod(MANIFEST)
+        assert [method for method, _ in server.requests] == ["POST"]
+        assert (raised.value.status, raised.value.sent) == (0, True)
+
+    asyncio.run(test())
+
+
+def test_a_creation_that_found_nobody_to_be_sent_to_was_not_sent() -> None:
+    async def test() -> None:
+        with socket.socket() as reserved:
+            reserved.bind(("127.0.0.1", 0))
+            configuration = {
+                "clusters": [{"name": "c", "cluster": {"server": f"http://127.0.0.1:{reserved.getsockname()[1]}"}}],
+                "users": [{"name": "u", "user": {}}],
+                "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
+                "current-context": "x",
+            }
+            api = await KubernetesApi.connect("jobs", kubeconfig=configuration)
+            with pytest.raises(ApiError) as raised:
+                await api.create_pod(MANIFEST)
+            await api.close()
+        assert (raised.value.status, raised.value.sent) == (0, False)
+
+    asyncio.run(test())
+
+
+def test_a_creation_that_a_proxy_has_repeated_ends_with_our_own_pod() -> None:
     existing = {**MANIFEST, "metadata": {**MANIFEST["metadata"], "uid": "u1"}}
 
     async def test() -> None:
-        server = Server(drop, refuse(409, "AlreadyExists"), answer(existing))
+        server = Server(refuse(409, "AlreadyExists"), answer(existing))
         async with serving(server) as api:
             assert (await api.create_pod(MANIFEST))["metadata"]["uid"] == "u1"
-        assert [method for method, _ in server.requests] == ["POST", "POST", "GET"]
+        assert [method for method, _ in server.requests] == ["POST", "GET"]
+
+    asyncio.run(test())
+
+
+def test_a_creation_that_a_proxy_repeated_ends_with_our_own_pod() -> None:
+    existing = {**MANIFEST, "metadata": {**MANIFEST["metadata"], "uid": "u1"}}
+
+    async def test() -> None:
+        for refusal in (refuse(409, "AlreadyExists"), refuse(403, "Forbidden", "exceeded quota: q, used: pods=1")):
+            async with serving(Server(refusal, answer(existing))) as api:
+                assert (await api.create_pod(MANIFEST))["metadata"]["uid"] == "u1"
 
     asyncio.run(test())
 

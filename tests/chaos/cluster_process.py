@@ -1,4 +1,4 @@
-"""The devcluster of a chaos run in a process of its own, with scripted containers and a stranger's hands.
+"""The devcluster of a chaos run in a process of its own: scripted containers, some real ones, a stranger's hands.
 
 `python -m tests.chaos.cluster_process FOLDER --ledger FILE` prints one line of JSON when it listens
 (`{"url": …, "kubeconfig": …}`), then obeys one command a line on stdin, and answers each with one line of JSON:
@@ -31,8 +31,8 @@ from devcluster.cluster import ClusterError, DevCluster
 from devcluster.resources import PODS
 from runner_spec.policy import DEFAULT_POLICY
 from tests.chaos.ledger import LedgerWriter
+from tests.chaos.mixed_runtime import MixedRuntime
 from tests.chaos.records import PodWrite
-from tests.chaos.runtime import ScriptedRuntime
 
 STRANGER: Final = "kubectl/v1.34.0 (linux/amd64)"
 ROOT: Final = Path(__file__).parents[2]
@@ -132,7 +132,7 @@ async def serve(arguments: argparse.Namespace) -> None:
     with LedgerWriter(arguments.ledger) as ledger:
         cluster = DevCluster(
             folder,
-            ScriptedRuntime(ledger),
+            MixedRuntime(ledger),
             namespaces=[arguments.namespace],
             service_accounts=[DEFAULT_POLICY.service_account],
             port=arguments.port,

@@ -45,10 +45,16 @@ class LedgerWriter:
         self._write({"event": "started", "at": time.time() if at is None else at, **facts})
 
     def ended(self, uid: str, container: str, exit_code: int, written: int, at: float | None = None) -> None:
-        """It has ended by itself or by a signal; `written` bytes of its log came to be."""
+        """It has ended by itself or by a signal; `written` bytes of its scripted log came to be."""
+        self._ended(uid, container, exit_code, at, {"written": written})
+
+    def ended_with(self, uid: str, container: str, exit_code: int, log: bytes, at: float | None = None) -> None:
+        """As `ended`, of a container without a script: `log` is what it wrote."""
+        self._ended(uid, container, exit_code, at, {"log": log.decode("latin-1")})  # any bytes, one character each
+
+    def _ended(self, uid: str, container: str, exit_code: int, at: float | None, facts: dict[str, Any]) -> None:
         at = time.time() if at is None else at
-        fields = {"uid": uid, "container": container, "exit_code": exit_code, "written": written}
-        self._write({"event": "ended", "at": at, **fields})
+        self._write({"event": "ended", "at": at, "uid": uid, "container": container, "exit_code": exit_code, **facts})
 
     def _write(self, entry: dict[str, Any]) -> None:
         line = json.dumps(entry, separators=(",", ":")).encode() + b"\n"
@@ -111,5 +117,8 @@ def _run(start: dict[str, Any], end: dict[str, Any] | None) -> Run:
     run = Run(start["job"], start["attempt"], start["pod"], start["uid"], start["container"], start["at"])
     if end is None:
         return run
-    log = log_content(run.uid, run.container, start["lines"])[: end["written"]]
+    if "log" in end:
+        log = end["log"].encode("latin-1")
+    else:
+        log = log_content(run.uid, run.container, start["lines"])[: end["written"]]
     return Run(run.job, run.attempt, run.pod, run.uid, run.container, run.started, end["at"], end["exit_code"], log)

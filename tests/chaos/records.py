@@ -49,12 +49,23 @@ class StoredLog:
 
 
 @dataclass(frozen=True, slots=True)
+class StoredArtifacts:
+    """What the object store has of one attempt, read raw. `manifest` is None when there is none.
+
+    `files` is (artifact, path) → content, for each file that the manifest names; None where its object is missing.
+    """
+
+    manifest: Mapping[str, Any] | None
+    files: Mapping[tuple[str, str], bytes | None] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class JobRecord:
     """What Redis says of one job.
 
     `status` is rq's word, None when the job's hash is gone. `ledger` is attempt → entry (`runner_spec.wire`), `ends`
     the events of the job that ended it for good (finished, failed, stopped), `registries` those of rq that list it.
-    `logs` is (attempt, container) → what is stored.
+    `logs` is (attempt, container) → what is stored. `artifacts` are those of the last attempt, None for a job without.
     """
 
     job: str
@@ -64,6 +75,16 @@ class JobRecord:
     ends: tuple[Mapping[str, str], ...] = ()
     registries: tuple[str, ...] = ()
     logs: Mapping[tuple[int, str], StoredLog] = field(default_factory=dict)
+    artifacts: StoredArtifacts | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """One file that a job makes and declares: what must be in the store once it is green."""
+
+    name: str
+    path: str
+    content: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +95,7 @@ class Submitted:
     exit_code: int = 0
     canceled: bool = False  # somebody asked to stop it
     poison: bool = False  # it is meant to fail by the platform's fault
+    artifacts: tuple[Artifact, ...] = ()
     at: float | None = None  # Unix seconds; not needed where the enqueueing was confirmed by a replica (WAIT)
 
 

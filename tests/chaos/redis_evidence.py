@@ -6,16 +6,16 @@ Everything is read raw, not through the product's readers: a reader that hides a
 import asyncio
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from itertools import islice
 from typing import Any, Final
 
-from adapters.object_store import ObjectStore, StoreError
+from adapters.object_store import NotFound, ObjectStore, StoreError
 from adapters.redis_server import AsyncClient
-from runner_spec import wire
-from tests.chaos.records import JobRecord, StoredLog
+from runner_spec import storage, wire
+from tests.chaos.records import JobRecord, StoredArtifacts, StoredLog
 from worker.log_store import LogEntry, piece_path
 
 BATCH: Final = 500
@@ -81,9 +81,16 @@ class RedisEvidence:
 
 
 async def read_evidence(
-    redis: AsyncClient, store: ObjectStore, job_ids: Sequence[str], *, queue: str = wire.DEFAULT_QUEUE
+    redis: AsyncClient,
+    store: ObjectStore,
+    job_ids: Sequence[str],
+    *,
+    with_artifacts: Collection[str] = (),
+    queue: str = wire.DEFAULT_QUEUE,
 ) -> RedisEvidence:
     """Read all that is known of the jobs; to be called when nobody works on them any more.
+
+    `with_artifacts` are those of the jobs that declare artifacts.
 
     Raises:
         redis.exceptions.RedisError: no answer; nothing is guessed.
@@ -99,6 +106,11 @@ async def read_evidence(
         for job, (status, attempt), entries in zip(batch, replies[::2], replies[1::2], strict=True):
             records.append((job, status, attempt, {int(n): json.loads(entry) for n, entry in entries.items()}))
     logs = await _logs(redis, store, {job: _attempts(attempt, ledger) for job, _, attempt, ledger in records})
+    artifacts = {
+        job: await read_artifacts(store, job, max(numbers))
+        for job, _, attempt, ledger in records
+        if job in with_artifacts and (numbers := _attempts(attempt, ledger))
+    }
     jobs = {
         job: JobRecord(
             job=job,
@@ -108,6 +120,7 @@ async def read_evidence(
             ends=tuple(ends.get(job, ())),
             registries=tuple(registries.get(job, ())),
             logs=logs.get(job, {}),
+            artifacts=artifacts.get(job),
         )
         for job, status, attempt, ledger in records
     }
@@ -158,6 +171,31 @@ async def left_keys(redis: AsyncClient) -> list[str]:
         found |= {name for name in names if any(fnmatchcase(name, pattern) for pattern in LEFT)}
         if cursor == b"0":
             return sorted(found)
+
+
+# -- artifacts
+
+
+async def read_artifacts(store: ObjectStore, job: str, attempt: int) -> StoredArtifacts:
+    """The manifest of an attempt, and every file that it names.
+
+    Raises:
+        StoreError: the store does not answer; nothing is guessed.
+    """
+    found = await _object(store, storage.manifest_path(job, attempt))
+    if found is None:
+        return StoredArtifacts(None)
+    manifest = json.loads(found)
+    named = [(artifact["name"], file["path"]) for artifact in manifest["artifacts"] for file in artifact["files"]]
+    files = {(name, path): await _object(store, storage.artifact_path(job, attempt, name, path)) for name, path in named}
+    return StoredArtifacts(manifest, files)
+
+
+async def _object(store: ObjectStore, path: str) -> bytes | None:
+    try:
+        return await store.get(path)
+    except NotFound:
+        return None
 
 
 # -- logs

@@ -20,6 +20,7 @@ from typing import Any, Final, Self
 
 from devcluster.container_log import ContainerLog
 from devcluster.pod_fields import Role
+from devcluster.resources import Object
 from devcluster.runtime import Container, ContainerExit, ContainerRequest
 from devcluster.sleep_runtime import SleepContainer
 from runner_spec import anatomy
@@ -72,17 +73,19 @@ def _number(environment: Mapping[str, str], name: str, default: float) -> float:
 class ScriptedRuntime:
     """Runs `run` by its script; init containers succeed at once, sidecars wait for their signal."""
 
-    uses_files = False
-
     def __init__(self, ledger: LedgerWriter) -> None:
         self._ledger = ledger
         self._numbers = itertools.count()
         self._running: set[Container] = set()
 
+    def uses_files(self, pod: Object) -> bool:  # noqa: ARG002 - of no pod
+        """See `devcluster.runtime.Runtime`."""
+        return False
+
     async def start(self, request: ContainerRequest) -> Container:
         """Start the timer."""
         identity = f"chaos://{next(self._numbers):064x}"
-        start = _start_of(request)
+        start = start_of(request)
         container: Container
         if start is None:
             container = SleepContainer(identity, None if request.role is Role.SIDECAR else 0.0)
@@ -104,14 +107,20 @@ def _environment(request: ContainerRequest) -> dict[str, str]:
     return {entry["name"]: entry["value"] for entry in request.container.get("env", ()) if "value" in entry}
 
 
-def _start_of(request: ContainerRequest) -> Start | None:
-    """None for a container that is not a job's `run`."""
+def is_scripted(pod: Object) -> bool:
+    """Whether the environment of the pod's `run` holds a script."""
+    runs = [container for container in pod["spec"]["containers"] if container["name"] == anatomy.RUN]
+    return any(entry["name"].startswith("CHAOS_") for run in runs for entry in run.get("env", ()))
+
+
+def start_of(request: ContainerRequest) -> Start | None:
+    """Who starts; None for a container that is not a job's `run`."""
     metadata: dict[str, Any] = request.pod["metadata"]
     job = metadata.get("annotations", {}).get(anatomy.ANNOTATION_JOB)
     if job is None or request.container["name"] != anatomy.RUN:
         return None
     attempt = int(metadata["labels"][anatomy.LABEL_ATTEMPT])
-    lines = Script.of(_environment(request)).lines
+    lines = Script.of(_environment(request)).lines  # 0 without a script
     return Start(job, attempt, metadata["name"], metadata["uid"], anatomy.RUN, lines)
 
 

@@ -12,6 +12,7 @@ from typing import Final
 
 from devcluster.container_log import ContainerLog
 from devcluster.pod_fields import Role
+from devcluster.resources import Object
 from devcluster.runtime import Container, ContainerExit, ContainerRequest
 from runner_spec import anatomy
 
@@ -64,8 +65,6 @@ Deed = Callable[[str, int], Awaitable[None]]
 class ScriptedRuntime:
     """Looks up each job's script by its id; `checked_out` and `uploaded` are what these containers do at their end."""
 
-    uses_files = False
-
     def __init__(self, folder: Path, *, checked_out: Deed, uploaded: Deed) -> None:
         folder.mkdir(parents=True)
         self._folder = folder
@@ -74,6 +73,10 @@ class ScriptedRuntime:
         self._running: set[ScriptedContainer] = set()
         self.scripts: dict[str, Script] = {}
         self.ledger: list[Ran] = []
+
+    def uses_files(self, pod: Object) -> bool:  # noqa: ARG002 - of no pod
+        """See `devcluster.runtime.Runtime`."""
+        return False
 
     async def start(self, request: ContainerRequest) -> Container:
         """Start it."""

@@ -4,8 +4,6 @@ from typing import Final
 
 from tests.mutations.sabotage import Sabotage
 
-_INTEGRATION: Final = "tests/integration/"
-
 _KUBERNETES: Final = (
     Sabotage(
         "take-over-any-pod-of-the-name",
@@ -16,12 +14,12 @@ _KUBERNETES: Final = (
         ("tests/adapters/test_kubernetes_api.py::test_a_foreign_pod_of_the_same_name_is_no_success",),
     ),
     Sabotage(
-        "lost-reply-is-a-failure",
+        "own-pod-is-a-failure",
         "adapters/kubernetes_api.py",
         "if error.status not in (_CONFLICT, _FORBIDDEN):",
         "if error.status != _FORBIDDEN:",
-        "a job fails, and its pod runs, because the reply to its creation was lost",
-        ("tests/adapters/test_kubernetes_api.py::test_a_lost_reply_to_a_create_ends_with_our_own_pod",),
+        "a job fails, and its pod runs, because the request for it came twice",
+        ("tests/adapters/test_kubernetes_api.py::test_a_creation_that_a_proxy_repeated_ends_with_our_own_pod",),
     ),
     Sabotage(
         "delete-whatever-has-the-name",
@@ -74,18 +72,18 @@ _KUBERNETES: Final = (
     Sabotage(
         "create-what-was-stopped",
         "worker/supervisor.py",
-        "        if attempt.stop:\n            self.end(attempt, _canceled(attempt.stop))\n            return\n        try:",
-        "        try:",
+        "            self.end(attempt, _canceled(attempt.stop))\n            return\n        try:",
+        '            self._show(attempt, "canceling")\n        try:',
         "a job that was told to stop before it began begins all the same",
         ("tests/worker/test_supervisor.py::test_a_job_that_was_told_to_stop_before_it_began_gets_no_pod",),
     ),
     Sabotage(
-        "create-on-beside-the-pod",
-        "worker/supervisor.py",
-        "            self._stop_creating(attempt)\n",
-        "            attempt.creation_waits = False\n",
-        "a creation sent again for want of a reply makes the pod a second time, after its end",
-        (_INTEGRATION + "test_faults.py::test_a_second_creation_is_never_sent_once_the_pod_was_seen",),
+        "create-again-for-want-of-an-answer",
+        "runner_spec/refusal.py",
+        "    if code == 0:\n        return sent\n",
+        "",
+        "a creation that is sent again makes the pod a second time, after the first one's end",
+        ("tests/worker/test_launch.py::test_a_creation_that_may_have_taken_effect_is_not_sent_again",),
     ),
 )
 

@@ -5,6 +5,7 @@ from typing import Final
 from tests.mutations.sabotage import Sabotage
 
 _QUEUE: Final = "tests/worker/queue/"
+_FITNESS: Final = "tests/redis_production/test_fitness.py::"
 
 _CLAIM: Final = (
     Sabotage(
@@ -61,8 +62,8 @@ _ADOPTION: Final = (
     Sabotage(
         "keep-the-lease-of-who-leaves",
         "worker/queue/lease.py",
-        "{self._worker: -self.now()}, xx=True",
-        "{self._worker: self._ends}, xx=True",
+        "            pipeline.zadd(wire.LEASES_KEY, {self._worker: -self.now()}, xx=True)\n",
+        "",
         "after each rolling deployment, jobs lie unattended until leases lapse",
         (_QUEUE + "test_adoption.py::test_a_released_worker_is_adopted_from_at_once_and_its_death_is_registered",),
     ),
@@ -171,7 +172,7 @@ _COMMIT: Final = (
         "pipeline.xadd(wire.EVENTS_KEY, event,",
         "self._connection.xadd(wire.EVENTS_KEY, event,",
         "an end is announced that is never recorded",
-        (_QUEUE + "test_lost_replies.py::test_a_commit_whose_reply_was_lost_is_known_to_be_recorded",),
+        (_QUEUE + "test_adoption.py::test_a_paused_worker_is_fenced_once_others_have_adopted",),
     ),
     Sabotage(
         "delete-before-commit",
@@ -236,6 +237,30 @@ _MAINTENANCE: Final = (
         "pipeline.delete(wire.state_key(claim.job_id))",
         "a request to stop ends the next job of this id",
         (_QUEUE + "test_settle.py::test_a_durable_stop_flag_is_cleared_by_the_end_of_the_job_only",),
+    ),
+    Sabotage(
+        "delete-what-strangers-run",
+        "worker/orphan_scan.py",
+        "ours = unknown & await self._remembered()",
+        "ours = unknown",
+        "after a flush of Redis, or beside another installation, running pods are taken for orphans",
+        ("tests/worker/test_orphan_scan.py::test_after_a_flush_the_pods_that_run_are_left_alone",),
+    ),
+    Sabotage(
+        "forget-who-still-runs",
+        "worker/retention.py",
+        "            old -= await self._live(old)\n",
+        "            old |= await self._live(old)\n",
+        "logs and artifacts of jobs that wait or run are deleted for their age",
+        ("tests/worker/test_retention.py::test_jobs_that_have_ended_go_when_their_newest_object_is_too_old",),
+    ),
+    Sabotage(
+        "work-with-a-redis-that-evicts",
+        "adapters/redis_fitness.py",
+        'if policy == "noeviction" or (limit == 0 and policy is not None):',
+        "if policy is not None:",
+        "a full Redis drops jobs in silence",
+        (_FITNESS + "test_a_server_that_loses_jobs_is_refused_with_what_was_found_and_the_remedy",),
     ),
     Sabotage(
         "innocents-count-too",

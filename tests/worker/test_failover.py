@@ -187,7 +187,7 @@ def test_an_adoption_that_redis_has_lost_is_made_again_and_finds_the_later_attem
 
     def faults(request: RequestFacts) -> Fault | None:
         refused = away and request.verb == "create" and request.resource == "pods"
-        return Fault(error=StatusError(500, "InternalError", "etcd is away")) if refused else None
+        return Fault(error=StatusError(503, "ServiceUnavailable", "not yet")) if refused else None
 
     async def test() -> None:
         nonlocal away

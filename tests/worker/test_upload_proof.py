@@ -2,7 +2,7 @@
 
 import asyncio
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -76,7 +76,7 @@ def test_a_success_without_its_manifest_is_the_platforms_failure(tmp_path: Path,
     assert "object store" in outcome.message
 
 
-class StoreAway(ObjectStore):
+class StoreAway:
     """Refuses, or gives no answer at all."""
 
     def __init__(self, error: StoreError | None) -> None:
@@ -98,7 +98,7 @@ class StoreAway(ObjectStore):
 def test_a_store_that_does_not_say_proves_nothing(error: StoreError | None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(upload_proof, "PATIENCE_S", 0.05)
     monkeypatch.setattr(upload_proof, "RETRY_S", 0.01)
-    outcome = asyncio.run(confirmed(attempt(described(**ARTIFACTS)), SUCCESS, StoreAway(error)))
+    outcome = asyncio.run(confirmed(attempt(described(**ARTIFACTS)), SUCCESS, cast("ObjectStore", StoreAway(error))))
     assert (outcome.verdict, outcome.fault, outcome.reason) == (Verdict.FAILED, Fault.PLATFORM, "upload-unconfirmed")
 
 

@@ -6,7 +6,7 @@ from hashlib import sha1
 from importlib.resources import files
 from typing import Any, Final, Protocol
 
-from adapters.redis_server import AsyncClient, ScriptMissing, translated
+from adapters.redis_server import AsyncClient, RedisUnavailable, ScriptMissing, translated
 
 Word = str | bytes | int | float
 # Scripts that move executions share more than the prelude.
@@ -44,7 +44,10 @@ class Script:
                 return await self._call(client, keys, arguments)
             except ScriptMissing:
                 await client.script_load(self.text)
+            try:
                 return await self._call(client, keys, arguments)
+            except ScriptMissing as error:  # flushed again, or another server since: as if there was no answer
+                raise RedisUnavailable(f"Redis forgets its scripts: {error}") from error
 
     def queue(self, pipeline: Pipelined, keys: list[str], arguments: list[Word]) -> None:
         """Add one execution to a pipeline; the caller handles `ScriptMissing`."""

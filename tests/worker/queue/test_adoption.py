@@ -115,6 +115,7 @@ def test_a_paused_worker_is_fenced_once_others_have_adopted(place: Place) -> Non
             assert await paused.settle(finish(old)) is False
 
         assert await scene.redis.xlen("rq:results:a") == 1
+        assert await scene.redis.xlen(wire.EVENTS_KEY) == 2  # what was refused is announced to nobody
 
     play(place, scenario)
 
