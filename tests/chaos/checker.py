@@ -15,6 +15,7 @@ from itertools import combinations, pairwise
 from typing import Any, Final
 
 from runner_spec import anatomy, names
+from tests.chaos.artifact_rule import unproven
 from tests.chaos.log_rule import silent_loss
 from tests.chaos.records import Evidence, JobRecord, Loss, Run, Submitted
 
@@ -162,6 +163,7 @@ def check(evidence: Evidence, *, window: float = WINDOW_S) -> Report:
         "of those without a known end": sum(run.ended is None for run in evidence.runs),
         "attempts": sum(case.record.attempt for case in cases),
         "failed by the platform's fault": sum(map(_failed_by_platform, cases)),
+        "green with artifacts": sum(map(_green_with_artifacts, cases)),
         "pods of jobs that nobody waits for": strangers,
         "declared log gaps": sum(len(log.gaps) for log in logs),
         **{str(word): forgotten[word] for word in Forgotten},
@@ -207,6 +209,10 @@ def _failed_by_platform(case: _Case) -> bool:
     entry = case.record.ledger.get(case.record.attempt, {})
     failed = case.record.status == "failed" and _outcome(entry).get("fault") == "platform"
     return failed and not case.submitted.poison
+
+
+def _green_with_artifacts(case: _Case) -> bool:
+    return case.record.status == "finished" and bool(case.submitted.artifacts)
 
 
 def _overlap(case: _Case) -> float:
@@ -307,6 +313,13 @@ def _verdict(case: _Case) -> Iterator[Finding]:
         yield case.violation(Kind.FALSE_GREEN, record.attempt, f"it is {record.status}, and nobody asked for that")
 
 
+def _artifacts(case: _Case) -> Iterator[Finding]:
+    """Green, and with artifacts: they are where people will look for them."""
+    if case.record.status == "finished" and case.submitted.artifacts:
+        for trouble in unproven(case.record.artifacts, case.submitted.artifacts):
+            yield case.violation(Kind.FALSE_GREEN, case.record.attempt, f"finished, and {trouble}")
+
+
 def _exit_codes(case: _Case) -> Iterator[Finding]:
     """Of every attempt: the exit code on record is that of the pod, and blame needs the job's own exit code."""
     submitted = case.submitted
@@ -382,6 +395,7 @@ _RULES: Final[tuple[Callable[[_Case], Iterator[Finding]], ...]] = (
     _live_together,
     _unexplained,
     _verdict,
+    _artifacts,
     _exit_codes,
     _logs,
     _registered,

@@ -1,11 +1,15 @@
-"""The jobs of a chaos run, by seed: what is submitted, and what is known beforehand of how it may end."""
+"""The jobs of a chaos run, by seed: what is submitted, and what is known beforehand of how it may end.
+
+Most have a script for scripted containers (`tests.chaos.runtime`). A few have none: these are real processes, which
+write files and have them uploaded.
+"""
 
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
-from tests.chaos.records import Submitted
+from tests.chaos.records import Artifact, Submitted
 
 # Chances of the kinds of jobs; the rest are short and silent.
 TALKS: Final = 0.25
@@ -13,6 +17,10 @@ FAILS: Final = 0.06
 CANCELED: Final = 0.05
 DEAF: Final = 0.02
 LONG: Final = 0.02
+# Real ones: of each hundred, and of a run. Each takes about a second of CPU.
+REAL: Final = 0.01
+REAL_MOST: Final = 150
+NUMBERS: Final = "out/numbers.txt"
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,9 +34,11 @@ class Task:
 
 def tasks(seed: int, count: int) -> Iterator[Task]:
     """`count` jobs, the same ones for the same seed."""
-    dice = random.Random(seed)
+    dice, real = random.Random(seed), random.Random(f"{seed} real")
+    share = min(REAL, REAL_MOST / max(count, 1))
     for number in range(count):
-        yield _task(dice, f"chaos-{number}")
+        scripted = _task(dice, f"chaos-{number}")
+        yield _real_task(real, f"real-{number}") if real.random() < share else scripted
 
 
 def _task(dice: random.Random, job_id: str) -> Task:
@@ -52,3 +62,32 @@ def _task(dice: random.Random, job_id: str) -> Task:
     if exit_code and dice.random() < 0.5:
         description["retry"] = {"attempts": 2}
     return Task(Submitted(job_id, exit_code, canceled=cancel_after is not None), description, cancel_after)
+
+
+def _real_task(dice: random.Random, job_id: str) -> Task:
+    """Writes a file of up to half a megabyte and a short one, speaks, lasts a little, and ends as it should."""
+    exit_code = dice.randint(1, 60) if dice.random() < FAILS else 0
+    cancel_after = dice.uniform(0.0, 6.0) if dice.random() < CANCELED else None
+    count = dice.randint(1, 30_000)
+    script = f"""
+        mkdir -p out
+        seq 1 {count} | sed 's/^/{job_id} /' > {NUMBERS}
+        tail -n 20 {NUMBERS}
+        sleep {dice.uniform(0.05, 1.5):.2f}
+        wc -l < {NUMBERS} | tr -d ' ' | tee out/count.txt
+        exit {exit_code}
+    """
+    description: dict[str, Any] = {
+        "name": "real",
+        "image": "local",
+        "steps": [{"name": "run", "run": script}],
+        "artifacts": [
+            {"name": "numbers", "paths": ["out/n*.txt"]},
+            {"name": "count", "paths": ["out/count.txt"], "when": "always"},
+        ],
+        "timeout": "5m",
+    }
+    content = "".join(f"{job_id} {number}\n" for number in range(1, count + 1)).encode()
+    made = Artifact("numbers", NUMBERS, content), Artifact("count", "out/count.txt", f"{count}\n".encode())
+    facts = Submitted(job_id, exit_code, canceled=cancel_after is not None, artifacts=made)
+    return Task(facts, description, cancel_after)

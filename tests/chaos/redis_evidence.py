@@ -187,7 +187,9 @@ async def read_artifacts(store: ObjectStore, job: str, attempt: int) -> StoredAr
         return StoredArtifacts(None)
     manifest = json.loads(found)
     named = [(artifact["name"], file["path"]) for artifact in manifest["artifacts"] for file in artifact["files"]]
-    files = {(name, path): await _object(store, storage.artifact_path(job, attempt, name, path)) for name, path in named}
+    files = {
+        (name, path): await _object(store, storage.artifact_path(job, attempt, name, path)) for name, path in named
+    }
     return StoredArtifacts(manifest, files)
 
 

@@ -3,7 +3,7 @@
 import asyncio
 import signal
 import socket
-import subprocess
+from asyncio.subprocess import DEVNULL, Process
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,7 +28,7 @@ class Server:
     def __init__(self, folder: Path) -> None:
         self.port = free_port()
         self._folder = folder
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: Process | None = None
         self.client: Any = redis.asyncio.Redis(host=HOST, port=self.port, socket_timeout=5.0)
 
     async def start(self) -> None:
@@ -50,17 +50,10 @@ class Server:
             "repl-timeout": 30,
             "maxmemory-policy": "noeviction",
         }
+        arguments = [str(word) for name, value in words.items() for word in (f"--{name}", value)]
         with (self._folder / "redis.log").open("ab") as log:
-            self._process = subprocess.Popen(
-                [
-                    *tied_to_us(),
-                    str(program),
-                    *(str(word) for pair in words.items() for word in (f"--{pair[0]}", pair[1])),
-                ],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
+            self._process = await asyncio.create_subprocess_exec(
+                *tied_to_us(), str(program), *arguments, stdin=DEVNULL, stdout=log, stderr=log, start_new_session=True
             )
         await self._until(self._loaded, "the server answers")
 
@@ -74,7 +67,7 @@ class Server:
         """SIGKILL, and its end."""
         if self._process is not None:
             self._process.send_signal(signal.SIGKILL)
-            await asyncio.to_thread(self._process.wait)
+            await self._process.wait()
             self._process = None
         await self.client.connection_pool.disconnect()
 
@@ -90,7 +83,7 @@ class Server:
     async def _until(self, condition: Any, what: str) -> None:
         try:
             async with asyncio.timeout(PATIENCE_S):
-                while not await condition():
+                while not await condition():  # noqa: ASYNC110 - a server has no event
                     await asyncio.sleep(0.02)
         except TimeoutError as error:
             raise TimeoutError(f"not within {PATIENCE_S} s: {what}; see {self._folder / 'redis.log'}") from error

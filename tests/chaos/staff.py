@@ -1,4 +1,4 @@
-"""Worker processes that are hired and lost by the hundred.
+"""Worker processes that are hired and lost by the hundred; the gateway's begin in the same way.
 
 A worker takes most of a second of CPU to import what it needs. So all of them are forked from one process that has
 imported it already (multiprocessing's fork server); what runs in them is `worker.service.run_worker`, nothing else.
@@ -10,6 +10,7 @@ import os
 import resource
 import signal
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -20,14 +21,14 @@ from worker.settings import WorkerSettings
 if TYPE_CHECKING:
     from types import FrameType
 
-PRELOAD: Final = ["worker.service", "worker.cli.service_log", "tests.chaos.staff"]
+PRELOAD: Final = ["worker.service", "worker.cli.service_log", "worker.cli.gateway_service", "tests.chaos.staff"]
 # Seconds: how far a worker's own clock is wrong after each signal, in turn.
 CLOCK_JUMPS: Final = (3600.0, -86400.0, 0.0)
 
 
 @dataclass(eq=False)
 class Hand:
-    """One worker process."""
+    """One process."""
 
     process: BaseProcess
     log: Path
@@ -48,6 +49,41 @@ class Hand:
         if self.alive and self.process.is_alive():
             os.kill(self.pid, number)
 
+    def fill_disk(self, *, full: bool) -> None:
+        """Whether the kernel refuses each byte that it writes to a file: to the object store, that is."""
+        if self.process.is_alive():
+            limit = 0 if full else resource.RLIM_INFINITY
+            resource.prlimit(self.pid, resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+
+
+def fork(
+    target: Callable[..., None], arguments: tuple[Any, ...], log: Path, over: Callable[[Hand], None] | None = None
+) -> Hand:
+    """Begin a process with its output in `log`; when it has ended, `over` is told in the event loop."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOAD)
+    process = context.Process(target=_begin, args=(target, arguments, str(log)), daemon=True)
+    process.start()
+    hand = Hand(process, log)
+    loop = asyncio.get_running_loop()
+
+    def ended() -> None:
+        loop.remove_reader(process.sentinel)
+        process.join()
+        hand.ended.set()
+        if over is not None:
+            over(hand)
+
+    loop.add_reader(process.sentinel, ended)
+    return hand
+
+
+def _begin(target: Callable[..., None], arguments: tuple[Any, ...], log: str) -> None:
+    output = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o600)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    target(*arguments)
+
 
 class Staff:
     """All workers of a chaos run."""
@@ -55,28 +91,15 @@ class Staff:
     def __init__(self, folder: Path, settings: WorkerSettings) -> None:
         self._folder = folder
         self._settings = settings
-        self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(PRELOAD)
         self.hands: list[Hand] = []
         self.hired = 0
 
     def hire(self) -> Hand:
         """One more worker."""
         self.hired += 1
-        log = self._folder / f"worker-{self.hired}.log"
-        process = self._context.Process(target=_work, args=(self._settings, str(log)), daemon=True)
-        process.start()
-        hand = Hand(process, log)
-        loop = asyncio.get_running_loop()
-        loop.add_reader(process.sentinel, self._over, hand)
+        hand = fork(_work, (self._settings,), self._folder / f"worker-{self.hired}.log", self.hands.remove)
         self.hands.append(hand)
         return hand
-
-    def _over(self, hand: Hand) -> None:
-        asyncio.get_running_loop().remove_reader(hand.process.sentinel)
-        hand.process.join()
-        hand.ended.set()
-        self.hands.remove(hand)
 
     def pause(self, hand: Hand) -> None:
         hand.paused = True
@@ -87,11 +110,9 @@ class Staff:
         hand.send(signal.SIGCONT)
 
     def fill_disk(self, *, full: bool) -> None:
-        """Whether the kernel refuses each byte that a worker writes to a file: to the object store, that is."""
+        """See `Hand.fill_disk`; of all workers."""
         for hand in self.hands:
-            if hand.process.is_alive():
-                limit = 0 if full else resource.RLIM_INFINITY
-                resource.prlimit(hand.pid, resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+            hand.fill_disk(full=full)
 
     async def dismiss(self) -> None:
         """End all of them, at once."""
@@ -117,13 +138,10 @@ class _Clock:
         self._jumps += 1
 
 
-def _work(settings: WorkerSettings, log: str) -> None:
+def _work(settings: WorkerSettings) -> None:
     from worker.cli.service_log import configure_service_log  # noqa: PLC0415 - preloaded in the fork server
     from worker.service import run_worker  # noqa: PLC0415 - as above
 
-    output = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o600)
-    os.dup2(output, 1)
-    os.dup2(output, 2)
     clock: Any = _Clock()
     time.time = clock.time
     signal.signal(signal.SIGUSR1, clock.jump)

@@ -22,8 +22,10 @@ from redis.exceptions import RedisError as ServerError
 from adapters import redis_server
 from adapters.object_store import ObjectStore
 from adapters.redis_server import RedisError
+from runner_spec.policy import DEFAULT_POLICY
 from tests.chaos.checker import Report, check
 from tests.chaos.cluster_process import ClusterProcess
+from tests.chaos.gateway_process import GatewayProcess
 from tests.chaos.jobs import Task, tasks
 from tests.chaos.kubernetes_proxy import KubernetesProxy
 from tests.chaos.ledger import read_ledger
@@ -57,8 +59,9 @@ REDIS_EVENTS: Final[Mapping[str, int]] = {
     "frozen": 2,
 }
 CLUSTER_EVENTS: Final[Mapping[str, int]] = {"restart": 3, "compaction": 3, "eviction": 5, "deletion": 4, "away": 2}
+GATEWAY_EVENTS: Final[Mapping[str, int]] = {"kill": 4, "away": 2, "pause": 3, "disk": 4, "leave": 2}
 # Many workers die here, none of them of a job; poison has a test of its own.
-POLICY: Final[Mapping[str, object]] = {"worker_losses": 0, "platform_retries": 5}
+POLICY: Final[Mapping[str, object]] = {"worker_losses": 0, "platform_retries": 5, "upload_budget": "20s"}
 
 Say = Callable[[str], None]
 
@@ -130,6 +133,15 @@ class Storm:
         await self._redis.start()
         stack.push_async_callback(self._redis.stop)
         self._store = ObjectStore.from_url(str(self._folder / "store"))
+        self._gateway = GatewayProcess(
+            self._folder,
+            redis_url=self._redis.url,
+            kubeconfig=kubeconfig,
+            store=self._folder / "store",
+            namespace=DEFAULT_POLICY.namespace,
+        )
+        stack.push_async_callback(self._gateway.close)
+        self._gateway.start()
         connections = await stack.enter_async_context(redis_server.connect(self._redis.url))
         self._client = JobClient(connections.control, self._store)
         self._staff = Staff(self._folder, self._settings(kubeconfig))
@@ -140,7 +152,7 @@ class Storm:
     def _settings(self, kubeconfig: Path) -> WorkerSettings:
         policy = self._folder / "policy.yaml"
         # No dry runs to find out about user namespaces: they would be counted as pods.
-        fields = {"gateway_url": "http://127.0.0.1:9", "grace": "1s", "user_namespaces": False, **POLICY}
+        fields = {"gateway_url": self._gateway.url, "grace": "1s", "user_namespaces": False, **POLICY}
         policy.write_text(json.dumps(fields))
         return WorkerSettings(
             redis_url=self._redis.url,
@@ -159,8 +171,8 @@ class Storm:
     async def _rage(self) -> None:
         """Until enough has happened."""
         began = time.monotonic()
-        loops = [self._produce(), self._strike(), self._harm_redis(), self._harm_cluster(), self._harm_staff()]
-        running = [asyncio.create_task(loop) for loop in loops]
+        harm = (self._strike, self._harm_redis, self._harm_cluster, self._harm_staff, self._harm_gateway)
+        running = [asyncio.create_task(loop()) for loop in (self._produce, *harm)]
         try:
             while not self._enough(began):
                 for task in running:
@@ -280,6 +292,29 @@ class Storm:
         await self._pause(seconds)
         self._staff.wake(hand)
 
+    async def _harm_gateway(self) -> None:
+        dice, gateway = self._weather.dice("gateway"), self._gateway
+        while not self._over.is_set():
+            await self._pause(dice.uniform(0.3, 3.0))
+            if self._over.is_set():
+                return
+            what, seconds = dice.choices(list(GATEWAY_EVENTS), list(GATEWAY_EVENTS.values()))[0], dice.uniform(0.5, 4.0)
+            if not gateway.alive:
+                what = "ended by itself"
+            self._events[f"gateway {what}"] += 1
+            if what in {"kill", "leave", "away"}:
+                await gateway.end(signal.SIGTERM if what == "leave" else signal.SIGKILL)
+                await self._pause(seconds if what == "away" else 0.0)
+            elif what == "pause":
+                gateway.pause()
+                await self._pause(seconds)
+                gateway.wake()
+            elif what == "disk":
+                gateway.fill_disk(full=True)
+                await self._pause(seconds)
+                gateway.fill_disk(full=False)
+            gateway.start()
+
     async def _harm_redis(self) -> None:
         dice = self._weather.dice("redis server")
         while not self._over.is_set():
@@ -353,6 +388,7 @@ class Storm:
         for hand in self._staff.hands:
             self._staff.wake(hand)
         self._staff.hire()
+        self._gateway.start()
         self._say("calm: waiting for every job to end and every pod to be gone")
         began, said = time.monotonic(), 0.0
         while await self._count_open() > 0 or await self._cluster.pods() > 0:
@@ -367,7 +403,8 @@ class Storm:
 
     async def _evidence(self) -> Evidence:
         ledger = read_ledger(self._cluster.ledger)
-        found = await read_evidence(self._redis.primary.client, self._store, list(self._submitted))
+        real = [job for job, facts in self._submitted.items() if facts.artifacts]
+        found = await read_evidence(self._redis.primary.client, self._store, list(self._submitted), with_artifacts=real)
         return Evidence(
             submitted=tuple(self._submitted.values()),
             runs=ledger.runs,

@@ -192,6 +192,7 @@ def test_of_an_honest_run_the_checker_finds_nothing(redis_url: str, tmp_path: Pa
             "of those without a known end: 0",
             "attempts: 20",
             "failed by the platform's fault: 0",
+            "green with artifacts: 0",
             "pods of jobs that nobody waits for: 0",
             "declared log gaps: 0",
             "repeated because Redis forgot: 0",
