@@ -265,7 +265,7 @@ class KubernetesApi:
             if error.status not in (_CONFLICT, _FORBIDDEN):
                 raise
             existing = await self.get_pod(manifest["metadata"]["name"])
-            if existing is None and error.status == _CONFLICT:
+            if existing is None and error.reason == "AlreadyExists":
                 raise ApiError(_CONFLICT, "Gone", error.message) from error
             if existing is None or meet(existing, manifest) is Meeting.REFUSE:
                 raise

@@ -25,7 +25,7 @@ STARTED: Final = "started"
 
 
 class Start(StrEnum):
-    """The first step with an attempt that came into this worker's hands."""
+    """The next step towards the pod of an attempt in this worker's hands."""
 
     CREATE = "create"
     FIND = "find"
@@ -82,6 +82,15 @@ class Record:
 def first_step(*, adopted: bool) -> Start:
     """Only the claim that minted an attempt may create its pod: another's request may still take effect."""
     return Start.FIND if adopted else Start.CREATE
+
+
+def after_silence(*, may_exist: bool) -> Start:
+    """A creation was not confirmed; `may_exist`: it may have taken effect, or still will.
+
+    Then it is never sent again: a second request could create the pod anew after the first one's pod has ended, or was
+    deleted by a stranger, and was gone.
+    """
+    return Start.FIND if may_exist else Start.CREATE
 
 
 def after_lookup(*, found: bool) -> Lookup:

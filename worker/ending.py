@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import time
 from collections.abc import Mapping, Sequence
 from typing import Final
 
@@ -73,7 +72,7 @@ class Ending:
             "outcome": outcome.as_dict(),
             "result": result,
             "started_at": attempt.claim.claimed_at,
-            "ended_at": time.time(),
+            "ended_at": self._queue.lease.now(),
             "pod": attempt.pod_name,
         }
         return Settlement(
@@ -130,7 +129,8 @@ class Ending:
 
     def _count(self, attempt: Attempt, outcome: Outcome, action: Action) -> None:
         self._metrics.settled.labels(outcome.verdict, outcome.fault, outcome.reason).inc()
-        self._metrics.duration.labels(outcome.verdict).observe(max(0.0, time.time() - attempt.claim.claimed_at))
+        seconds = max(0.0, self._queue.lease.now() - attempt.claim.claimed_at)
+        self._metrics.duration.labels(outcome.verdict).observe(seconds)
         if isinstance(action, Requeue):
             self._metrics.retried.labels(outcome.fault).inc()
         log.info(

@@ -344,9 +344,9 @@ class Supervisor:
             creating.cancel()
 
     def _judge(self, attempt: Attempt) -> None:
-        """Classify the pod as last seen, at this time."""
+        """Classify the pod as last seen, at this time by the clock that all workers share: Redis'."""
         assert attempt.pod is not None
-        observation = classify(attempt.pod, time.time(), policy=self._policy, stop=attempt.stop)
+        observation = classify(attempt.pod, self._queue.lease.now(), policy=self._policy, stop=attempt.stop)
         if attempt.stop and not attempt.deletion_sent and not isinstance(observation, Outcome):
             self._end_early(attempt)
         if observation == attempt.observation:

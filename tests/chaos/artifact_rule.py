@@ -1,4 +1,4 @@
-"""The rule for the artifacts of a green job: the manifest names each with its true digest, and the store has its bytes."""
+"""The rule for artifacts of a green job: the manifest names each with its digest, and the store has its bytes."""
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping

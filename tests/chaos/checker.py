@@ -216,9 +216,9 @@ def _green_with_artifacts(case: _Case) -> bool:
 
 
 def _overlap(case: _Case) -> float:
-    """Seconds for which two `run`s of a job were alive together, at most; a run without a known end has none."""
-    known = [(run.started, run.ended) for run in case.runs if run.ended is not None and run.container == anatomy.RUN]
-    pairs = combinations(known, 2)
+    """Seconds for which two `run`s of a job were alive together, at most; one that nobody saw alive has none."""
+    lives = [(run.started, run.ended or run.seen) for run in case.runs if run.container == anatomy.RUN]
+    pairs = combinations([(start, end) for start, end in lives if end is not None], 2)
     return max((min(one[1], other[1]) - max(one[0], other[0]) for one, other in pairs), default=0.0)
 
 
@@ -271,7 +271,7 @@ def _live_together(case: _Case) -> Iterator[Finding]:
     attempts = case.attempts()
     for earlier, later in pairwise(attempts):
         begun = case.begun(later)
-        alive = max((run.ended or run.started for run in case.of(earlier)), default=0.0)
+        alive = max((run.ended or run.seen or run.started for run in case.of(earlier)), default=0.0)
         if alive - begun > case.window:
             facts = f"alive {alive - begun:.3f} s after attempt {later} was begun, at {begun}"
             yield case.doubled(earlier, alive, facts)
@@ -352,7 +352,7 @@ def _logs(case: _Case) -> Iterator[Finding]:
         # Two pods of one attempt are told elsewhere: its log is that of one of them.
         stored = record.logs.get(key)
         known = [run for run in runs if run.log is not None]
-        troubles = [silent_loss(stored, run.log) for run in known if run.log is not None]
+        troubles = [silent_loss(stored, run.log, at_least=run.log_at_least) for run in known if run.log is not None]
         if troubles and all(troubles) and len(known) == len(runs):
             yield _forgotten_log(case, known, key) or case.violation(Kind.LOG_GAP, key[0], f"{key[1]}: {troubles[0]}")
     for (attempt, container), stored in record.logs.items():

@@ -65,15 +65,27 @@ def _task(dice: random.Random, job_id: str) -> Task:
 
 
 def _real_task(dice: random.Random, job_id: str) -> Task:
-    """Writes a file of up to half a megabyte and a short one, speaks, lasts a little, and ends as it should."""
     exit_code = dice.randint(1, 60) if dice.random() < FAILS else 0
     cancel_after = dice.uniform(0.0, 6.0) if dice.random() < CANCELED else None
-    count = dice.randint(1, 30_000)
+    # Up to half a megabyte: more than the runner sends at once.
+    count, seconds = dice.randint(1, 30_000), dice.uniform(0.05, 1.5)
+    description, made = real_job(job_id, count, seconds=seconds, exit_code=exit_code)
+    facts = Submitted(job_id, exit_code, canceled=cancel_after is not None, artifacts=made)
+    return Task(facts, description, cancel_after)
+
+
+def real_job(
+    job_id: str, count: int, *, seconds: float = 0.0, exit_code: int = 0
+) -> tuple[dict[str, Any], tuple[Artifact, ...]]:
+    """The description of a job without a script, and the files that it makes.
+
+    It writes a file of `count` lines and a short one, speaks, lasts `seconds`, and ends with `exit_code`.
+    """
     script = f"""
         mkdir -p out
         seq 1 {count} | sed 's/^/{job_id} /' > {NUMBERS}
         tail -n 20 {NUMBERS}
-        sleep {dice.uniform(0.05, 1.5):.2f}
+        sleep {seconds:.2f}
         wc -l < {NUMBERS} | tr -d ' ' | tee out/count.txt
         exit {exit_code}
     """
@@ -89,5 +101,4 @@ def _real_task(dice: random.Random, job_id: str) -> Task:
     }
     content = "".join(f"{job_id} {number}\n" for number in range(1, count + 1)).encode()
     made = Artifact("numbers", NUMBERS, content), Artifact("count", "out/count.txt", f"{count}\n".encode())
-    facts = Submitted(job_id, exit_code, canceled=cancel_after is not None, artifacts=made)
-    return Task(facts, description, cancel_after)
+    return description, made

@@ -5,14 +5,18 @@ from itertools import pairwise
 from tests.chaos.records import StoredLog
 
 
-def silent_loss(stored: StoredLog | None, written: bytes) -> str:
+def silent_loss(stored: StoredLog | None, written: bytes, *, at_least: int | None = None) -> str:
     """What is wrong with a stored log, in a sentence; empty when nothing is.
 
     Between two gaps the stored bytes must be a contiguous part of what was written, and the parts must follow each
     other; the first one begins at the beginning and the last one ends at the end, unless a gap stands there.
+
+    Of a container that was killed it is known only that it wrote `at_least` so many of these bytes: its log may end
+    anywhere after them.
     """
+    sure = len(written) if at_least is None else at_least
     if stored is None:
-        return f"nothing is stored of {len(written)} bytes" if written else ""
+        return f"nothing is stored of {sure} bytes" if sure else ""
     offsets = [offset for offset, _ in stored.gaps]
     ends_in_gap = len(stored.content) in offsets
     if not stored.complete and not ends_in_gap:
@@ -23,12 +27,20 @@ def silent_loss(stored: StoredLog | None, written: bytes) -> str:
     at = 0
     for number, part in enumerate(parts):
         first, last = number == 0 and 0 not in offsets, number == len(parts) - 1 and not ends_in_gap
+        if last and at_least is not None:
+            written = _ended_with(written, part, max(at, at_least - len(part)))
         found = _place(written, part, at, first=first, last=last)
         if found < 0:
             where = sum(map(len, parts[:number]))
             return f"bytes {where} to {where + len(part)} as stored are not what was written {_after(at, written)}"
         at = found + len(part)
     return ""
+
+
+def _ended_with(written: bytes, part: bytes, earliest: int) -> bytes:
+    """What was written if it ended with this part, which begins there or later; all of it if it cannot have."""
+    begin = written.find(part, max(earliest, 0))
+    return written if begin < 0 else written[: begin + len(part)]
 
 
 def _parts(content: bytes, offsets: list[int]) -> list[bytes]:

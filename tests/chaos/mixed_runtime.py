@@ -1,4 +1,4 @@
-"""Scripted containers, and real processes for the pods without a script: checkout, run and upload as they really are."""
+"""Scripted containers, and real processes for pods without a script: checkout, run and upload as they really are."""
 
 from functools import partial
 from pathlib import Path

@@ -14,7 +14,8 @@ class Run:
     """One start of one container of a pod, as the pod wrote it down; `ended` and what follows: None if it was killed.
 
     `log` is what the container wrote, without the timestamps that Kubernetes puts in front of its lines; None where it
-    is not known, as of a pod that was killed.
+    is not known, as of a pod that was killed. With `log_at_least` it is what the container would have written, had it
+    not been killed, and that many bytes of it were. `seen` is the last sign of life of one whose end nobody wrote down.
     """
 
     job: str
@@ -26,6 +27,8 @@ class Run:
     ended: float | None = None
     exit_code: int | None = None
     log: bytes | None = None
+    log_at_least: int | None = None
+    seen: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

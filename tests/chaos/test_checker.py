@@ -1,5 +1,6 @@
 """The checker believes honest histories, and catches each lie by itself."""
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -11,7 +12,17 @@ from hypothesis import strategies as st
 from runner_spec import names
 from tests.chaos.checker import WINDOW_S, Kind, Report, check
 from tests.chaos.log_rule import silent_loss
-from tests.chaos.records import Evidence, JobRecord, Loss, PodWrite, Run, StoredLog, Submitted
+from tests.chaos.records import (
+    Artifact,
+    Evidence,
+    JobRecord,
+    Loss,
+    PodWrite,
+    Run,
+    StoredArtifacts,
+    StoredLog,
+    Submitted,
+)
 
 WORKER, STRANGER = "dynapod/1", "kubectl/v1.34"
 LOG = b"one\n\ntwo\nthree"
@@ -317,6 +328,55 @@ def test_the_overlap_is_measured_and_allowed_within_the_window() -> None:
     report = check(history.evidence())
     assert (report.violations, report.largest_overlap) == ((), 2.0)
     assert kinds(check(history.evidence(), window=1.0)) == ["doubled"]
+
+
+# -- artifacts
+
+WHEEL = Artifact("wheel", "dist/a.whl", b"content")
+STORED = ("wheel", "dist/a.whl")
+
+
+def manifest(content: bytes = WHEEL.content, **fields: Any) -> dict[str, Any]:
+    file = {"path": WHEEL.path, "size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    return {"reason": "ok", "artifacts": [{"name": "wheel", "result": "uploaded", "files": [file], **fields}]}
+
+
+def green_with(stored: StoredArtifacts | None) -> Report:
+    history = finished()
+    history.submitted = replace(history.submitted, artifacts=(WHEEL,))
+    record(artifacts=stored)(history)
+    return check(history.evidence())
+
+
+def test_artifacts_that_are_stored_as_the_manifest_says_are_proof() -> None:
+    report = green_with(StoredArtifacts(manifest(), {STORED: WHEEL.content}))
+    assert (report.violations, report.statistics["green with artifacts"]) == ((), 1)
+
+
+@pytest.mark.parametrize(
+    ("stored", "facts"),
+    [
+        (None, "its manifest is not in the store"),
+        (StoredArtifacts(None), "its manifest is not in the store"),
+        (StoredArtifacts(manifest(), {STORED: None}), "not in the store"),
+        (StoredArtifacts(manifest(), {}), "not in the store"),
+        (StoredArtifacts(manifest(files=[])), "does not name file 'dist/a.whl' of artifact 'wheel'"),
+        (StoredArtifacts(manifest(b"other"), {STORED: b"other"}), "that the job did not write"),
+        (StoredArtifacts(manifest(b"CONTENT"), {STORED: WHEEL.content}), "whose digest is not that of the manifest"),
+        (StoredArtifacts(manifest(result="failed"), {STORED: WHEEL.content}), "itself says 'ok', of its artifacts"),
+        (StoredArtifacts(manifest() | {"reason": "gateway"}, {STORED: WHEEL.content}), "itself says 'gateway'"),
+    ],
+)
+def test_green_without_its_artifacts_is_false(stored: StoredArtifacts | None, facts: str) -> None:
+    (violation,) = green_with(stored).violations
+    assert violation.kind is Kind.FALSE_GREEN
+    assert facts in violation.facts
+
+
+def test_of_a_job_that_failed_no_artifacts_are_asked() -> None:
+    history = failed()
+    history.submitted = replace(history.submitted, artifacts=(WHEEL,))
+    assert check(history.evidence()).violations == ()
 
 
 # -- what Redis forgot

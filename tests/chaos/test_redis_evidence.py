@@ -10,9 +10,9 @@ import pytest
 
 from adapters import redis_server
 from adapters.object_store import ObjectStore
-from runner_spec import wire
-from tests.chaos.records import StoredLog
-from tests.chaos.redis_evidence import left_keys, parse_stored, read_evidence
+from runner_spec import storage, wire
+from tests.chaos.records import StoredArtifacts, StoredLog
+from tests.chaos.redis_evidence import left_keys, parse_stored, read_artifacts, read_evidence
 from worker.log_store import LogEntry, LogGap, piece_path
 
 T = b"2026-01-01T00:00:00.000000001Z "
@@ -82,6 +82,22 @@ def test_a_job_is_read_with_its_ledger_ends_registries_and_logs(redis_url: str, 
         assert found.left_keys == ("dynapod:attempts:a:b", *logs_left("a:b"), "rq:queue:jobs", "rq:wip:jobs")
 
     with_redis(redis_url, test)
+
+
+def test_artifacts_are_read_as_the_manifest_of_the_attempt_names_them(tmp_path: Path) -> None:
+    store = ObjectStore.from_url(str(tmp_path))
+    files = [{"path": "out/a"}, {"path": "out/gone"}]
+    report = {"reason": "ok", "artifacts": [{"name": "x", "files": files}, {"name": "skipped", "files": []}]}
+
+    async def test() -> None:
+        assert await read_artifacts(store, "a:b", 2) == StoredArtifacts(None)
+        await store.put(storage.manifest_path("a:b", 2), json.dumps(report).encode())
+        await store.put(storage.artifact_path("a:b", 2, "x", "out/a"), b"content")
+        await store.put(storage.artifact_path("a:b", 1, "x", "out/gone"), b"of another attempt")
+        found = await read_artifacts(store, "a:b", 2)
+        assert found == StoredArtifacts(report, {("x", "out/a"): b"content", ("x", "out/gone"): None})
+
+    asyncio.run(test())
 
 
 def logs_left(job: str) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from tests.kill_points.instrument import Victim
 
 pytestmark = [pytest.mark.redis, pytest.mark.slow, pytest.mark.timeout(900)]
 
-KILLING_S = 60.0
+KILLING_S = 25.0
 
 
 def test_the_world_comes_clean_wherever_a_worker_is_killed(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""`python -m tests.model [jobs [faults [failovers]]]`: a larger exploration than the tests make."""
+"""`python -m tests.model [jobs [faults [failovers [stops [set_backs]]]]]`: a larger exploration than the tests make."""
 
 import logging
 import sys
@@ -10,12 +10,15 @@ from tests.model.world import Configuration
 
 def main() -> None:
     logging.disable()
-    jobs, faults, failovers = [*map(int, sys.argv[1:]), *(1, 2, 1)[len(sys.argv) - 1 :]]
-    configuration = Configuration(jobs=jobs, faults=faults, failovers=failovers)
+    given = [*map(int, sys.argv[1:])]
+    jobs, faults, failovers, stops, set_backs = [*given, *(1, 1, 1, 0, 0)[len(given) :]]
+    configuration = Configuration(
+        jobs=jobs, faults=faults, failovers=failovers, stops=stops, set_backs=set_backs
+    )
     began = time.monotonic()
     found = explore(configuration)
     print(  # noqa: T201 - a command, which prints figures
-        f"{configuration}: states {len(found.came)}, transitions {found.transitions}, ends {len(found.ends)}, "
+        f"{configuration}: states {len(found.states)}, transitions {found.transitions}, ends {len(found.ends)}, "
         f"calls of the queue {found.world.queue.calls}, most live pods of a job after a failover {found.crowd}, "
         f"{time.monotonic() - began:.1f} s"
     )

@@ -1,8 +1,9 @@
 """What Redis holds, as one number per different content, and the product's queue as a function from one to the next."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+import re
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 from unittest.mock import patch
 
@@ -12,9 +13,10 @@ from adapters.redis_server import embed
 from runner_spec import wire
 from runner_spec.outcome import Fault, Outcome, Verdict
 from runner_spec.ownership import Record
-from worker.queue import Claim, Fail, Finish, JobQueue, LeaseLost, Requeue, Settlement
+from worker.client import CANCEL_SCRIPT
+from worker.queue import Action, Claim, CommandKind, Fail, Finish, JobQueue, LeaseLost, Requeue, Settlement, Stop
 from worker.queue.lease import Lease
-from worker.queue.script import Script
+from worker.queue.script import Script, load
 
 if TYPE_CHECKING:
     from worker.queue.claim import Held
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 NOW: Final = 1_800_000_000.0  # the time that everybody has, all the while
 LEASE_S: Final = 100.0
 LIVE: Final = NOW + LEASE_S
+FUTURE: Final = NOW + 86400.0  # taken before the clock was set back by a day
 FAR_OFF: Final = 9e9  # every score of rq's registries
 LAPSED: Final = NOW - 1.0  # not so long ago that the lease would be forgotten
 DATE: Final = b"2026-01-01T00:00:00.000000Z"
@@ -31,7 +34,12 @@ DATES: Final = frozenset({b"created_at", b"enqueued_at", b"started_at", b"ended_
 UNIX_TIMES: Final = frozenset({b"created_at", b"last_heartbeat", b"dynapod_held_since", b"dynapod_since"})
 
 Content = tuple[tuple[bytes, str, Any], ...]  # key, type, value
-Key = tuple[str, str, int, bool]  # execution, job, attempt, adopted: a claim
+Key = tuple[str, str, int, bool, int]  # execution, job, attempt, adopted, retries for the platform's faults: a claim
+Names = tuple[tuple[str, str], ...]  # from, to
+NOBODY: Final = "w0"
+_NAME: Final = re.compile(rb"\bw[0-9]\b")
+_EXECUTION: Final = re.compile(rb"\b[0-9a-f]{32}\b")
+_LEDGER: Final = b"dynapod:attempts:"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,18 +49,35 @@ class Reply:
     redis: int
     claims: tuple[Key, ...] = ()
     let_go: tuple[str, ...] = ()  # executions
+    stops: frozenset[str] = frozenset()  # executions whose end somebody has asked for
     dead: frozenset[str] = frozenset()  # incarnations whose lease has lapsed
     lost: bool = False  # the worker's lease
     recorded: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Mentions:
+    """Of whom a content of Redis speaks, ledgers left out: they are history."""
+
+    workers: frozenset[str]
+    executions: frozenset[str]
+    leases: Mapping[str, float]
+
+
 class QueueStates:
     """Contents of Redis by number, and every call that was made of them, made once.
 
-    `commit` replaces the text of commit.lua, to see what the model says of a sabotaged one.
+    `commit` replaces the text of commit.lua, `scripts` those of the others, to see what the model says of sabotaged ones.
     """
 
-    def __init__(self, jobs: tuple[str, ...], workers: int, *, commit: Callable[[str], str] = str) -> None:
+    def __init__(
+        self,
+        jobs: tuple[str, ...],
+        workers: int,
+        *,
+        commit: Callable[[str], str] = str,
+        scripts: Callable[[str], str] = str,
+    ) -> None:
         self._loop = asyncio.new_event_loop()
         self._connections = embed()
         self._sync: Any = self._connections.sync
@@ -61,10 +86,14 @@ class QueueStates:
         self._replies: dict[tuple[Any, ...], Reply] = {}
         self._records: dict[tuple[int, str], Record] = {}
         self._claims: dict[Key, Held] = {}
+        self._mentions: dict[int, Mentions] = {}
+        self._renamed: dict[tuple[int, Names, frozenset[str]], int] = {}
         self._execution = 0
         patch("time.time", lambda: NOW).start()
         patch.object(Lease, "now", lambda _: NOW).start()
         patch("worker.queue.job_queue.uuid4", self._uuid).start()
+        for module in ("job_queue", "lease"):
+            patch(f"worker.queue.{module}.load", lambda name: self._sabotaged(load(name), scripts)).start()
         self._queues = {f"w{number}": self._queue(f"w{number}", commit) for number in range(1, workers + 1)}
         for job in jobs:
             Queue("jobs", connection=self._sync, serializer="json").enqueue(wire.RUN_FUNCTION, {}, job_id=job)
@@ -90,14 +119,34 @@ class QueueStates:
         return self._call("born", redis, worker, (), call)
 
     def lapse(self, redis: int, worker: str) -> Reply:
-        """Its time is up."""
+        """Its time is up; one that ends tomorrow only seems to, and will not be waited for."""
 
         async def call(_: JobQueue) -> Reply:
-            if (self._sync.zscore(wire.LEASES_KEY, worker) or 0) > 0:
+            if 0 < (self._sync.zscore(wire.LEASES_KEY, worker) or 0) <= LIVE:
                 self._sync.zadd(wire.LEASES_KEY, {worker: LAPSED})
             return Reply(self._number())
 
         return self._call("lapse", redis, worker, (), call)
+
+    def set_back(self, redis: int) -> int:
+        """The server's clock goes back by a day: all leases seem to last."""
+
+        async def call(_: JobQueue) -> Reply:
+            leases = self._sync.zrange(wire.LEASES_KEY, 0, -1, withscores=True)
+            self._sync.zadd(wire.LEASES_KEY, {name: FUTURE for name, score in leases if score > 0} or {"w0": -1})
+            return Reply(self._number())
+
+        return self._call("set back", redis, "w1", (), call).redis
+
+    def stop(self, redis: int, job: str) -> int:
+        """Somebody asks for the job's end, as `Client.cancel`."""
+
+        async def call(_: JobQueue) -> Reply:
+            names = (f"rq:job:{job}", wire.stop_key(job), wire.attempts_key(job))
+            self._sync.eval(CANCEL_SCRIPT, len(names), *names, job, "somebody")
+            return Reply(self._number())
+
+        return self._call(f"stop {job}", redis, "w1", (), call).redis
 
     def claim(self, redis: int, worker: str, held: tuple[Key, ...], number: int) -> Reply:
         """One job; `number` becomes the execution's id."""
@@ -105,7 +154,7 @@ class QueueStates:
         async def call(queue: JobQueue) -> Reply:
             self._execution = number
             claims = await queue.claim(1)
-            return Reply(self._number(), self._keys(queue, claims))
+            return Reply(self._number(), self._keys(queue, claims), stops=_asked(claims))
 
         return self._call("claim", redis, worker, (held, number), call)
 
@@ -116,30 +165,35 @@ class QueueStates:
             await queue.renew()
             dead = await queue.lapsed()
             claims = await queue.adopt(10)
-            let_go = []
+            let_go, stops = [], set(_asked(claims))
             while not queue._commands.empty():
                 command = queue._commands.get_nowait()
                 assert command.execution_id is not None
-                let_go.append(command.execution_id)
-            return Reply(self._number(), self._keys(queue, claims), tuple(sorted(let_go)), frozenset(dead))
+                if command.kind is CommandKind.STOP:
+                    stops.add(command.execution_id)
+                else:
+                    let_go.append(command.execution_id)
+            keys = self._keys(queue, claims)
+            return Reply(self._number(), keys, tuple(sorted(let_go)), frozenset(stops), frozenset(dead))
 
         return self._call("beat", redis, worker, (held,), call)
 
     def mint(self, redis: int, worker: str, key: Key) -> Reply:
         async def call(queue: JobQueue) -> Reply:
             claim = await queue.mint(self._claims[key].claim)
-            return Reply(self._number(), self._keys(queue, [claim] if claim else []))
+            claims = [claim] if claim else []
+            return Reply(self._number(), self._keys(queue, claims), stops=_asked(claims))
 
         return self._call("mint", redis, worker, ((key,),), call)
 
-    def settle(self, redis: int, worker: str, key: Key, *, succeeded: bool) -> Reply:
-        """Record an end; the platform's fault is tried again once."""
+    def settle(self, redis: int, worker: str, key: Key, verdict: Verdict, *, stop: bool) -> Reply:
+        """Record an end; the platform's fault is tried again once, unless somebody has asked for the job's end."""
 
         async def call(queue: JobQueue) -> Reply:
-            recorded = await queue.settle(settlement(self._claims[key].claim, succeeded=succeeded))
+            recorded = await queue.settle(settlement(self._claims[key].claim, verdict, stop=stop))
             return Reply(self._number(), recorded=recorded)
 
-        return self._call("settle", redis, worker, ((key,), succeeded), call)
+        return self._call("settle", redis, worker, ((key,), verdict, stop), call)
 
     # what there is
 
@@ -165,6 +219,62 @@ class QueueStates:
         kinds = ("finish", "fail", "stop")
         return [(int(n), kind) for n, entry in entries for kind in kinds if f'"action":"{kind}"'.encode() in entry]
 
+    def mentions(self, redis: int) -> Mentions:
+        """See `Mentions`. Of a job that is not under way, who worked at it last is history, too."""
+        if redis not in self._mentions:
+            workers: set[str] = set()
+            executions: set[str] = set()
+            leases: dict[str, float] = {}
+            for key, kind, value in self._contents[redis]:
+                if key == wire.LEASES_KEY.encode():
+                    leases = {name.decode(): score for name, score in value}
+                elif not key.startswith(_LEDGER) and not (key.startswith(b"rq:job:") and _at_rest(value)):
+                    text = key + b" " + (b" ".join(_flat(value)) if kind != "string" else value)
+                    workers |= {name.decode() for name in _NAME.findall(text)}
+                    executions |= {name.decode() for name in _EXECUTION.findall(text)}
+            self._mentions[redis] = Mentions(frozenset(workers), frozenset(executions), leases)
+        return self._mentions[redis]
+
+    def rename(self, redis: int, names: Names, held: frozenset[str]) -> int:
+        """The same content with other names for workers and executions; who has none is dead, and nobody from now on.
+
+        `held`: executions in somebody's hands. A record of any other one is only read for its number and its action.
+        """
+        memory = (redis, names, held)
+        if memory not in self._renamed:
+            table = {old.encode(): new.encode() for old, new in names}
+
+            def new(found: re.Match[bytes]) -> bytes:
+                return table.get(found[0], NOBODY.encode() if found[0].startswith(b"w") else b"")
+
+            def text(old: bytes) -> bytes:
+                return _EXECUTION.sub(new, _NAME.sub(new, old))
+
+            content = []
+            for key, kind, value in self._contents[redis]:
+                if key == wire.LEASES_KEY.encode():
+                    kept: Any = tuple(sorted((table[name], score) for name, score in value if name in table))
+                elif key.startswith(_LEDGER):
+                    kept = tuple((n, text(_of_nobody(entry, held))) for n, entry in value)
+                elif key.startswith(b"rq:job:"):
+                    worker = (lambda _: NOBODY.encode()) if _at_rest(value) else text
+                    kept = tuple((f, worker(v) if f == b"worker_name" else v) for f, v in value)
+                elif kind == "string":
+                    kept = text(value)
+                else:
+                    kept = _renamed(kind, value, text)
+                content.append((text(key), kind, kept))
+            self._renamed[memory] = self._numbered(tuple(sorted(content)))
+        return self._renamed[memory]
+
+    def renamed_claim(self, key: Key, execution: str) -> Key:
+        """A claim under another name of its execution."""
+        after = (execution, *key[1:])
+        if after not in self._claims:
+            held = self._claims[key]
+            self._claims[after] = replace(held, claim=replace(held.claim, execution_id=execution))
+        return after
+
     @property
     def calls(self) -> int:
         """Calls made of the product's queue."""
@@ -174,11 +284,13 @@ class QueueStates:
 
     def _queue(self, worker: str, commit: Callable[[str], str]) -> JobQueue:
         queue = JobQueue(self._connections, ["jobs"], worker, lease_seconds=LEASE_S, worker_losses=0)
-        text = commit(queue._committer._script.text)
-        if text != queue._committer._script.text:
-            queue._committer._script = Script(text, self._sync.script_load(text))
+        queue._committer._script = self._sabotaged(queue._committer._script, commit)
         self._loop.run_until_complete(_started(queue))
         return queue
+
+    def _sabotaged(self, script: Script, change: Callable[[str], str]) -> Script:
+        text = change(script.text)
+        return script if text == script.text else Script(text, self._sync.script_load(text))
 
     def _uuid(self) -> Any:
         class Identity:
@@ -212,13 +324,15 @@ class QueueStates:
     def _keys(self, queue: JobQueue, claims: list[Claim]) -> tuple[Key, ...]:
         found = []
         for claim in claims:
-            key = (claim.execution_id, claim.job_id, claim.attempt, claim.adopted)
+            key = (claim.execution_id, claim.job_id, claim.attempt, claim.adopted, claim.platform_retries)
             self._claims[key] = queue._held[claim.execution_id]
             found.append(key)
         return tuple(found)
 
     def _number(self) -> int:
-        content = tuple(sorted(self._read(key) for key in self._sync.keys("*") if _is_read(key.decode())))
+        return self._numbered(tuple(sorted(self._read(key) for key in self._sync.keys("*") if _is_read(key.decode()))))
+
+    def _numbered(self, content: Content) -> int:
         if content not in self._numbers:
             self._numbers[content] = len(self._contents)
             self._contents.append(content)
@@ -258,17 +372,24 @@ class QueueStates:
                 self._sync.set(key, value)
 
 
-def settlement(claim: Claim, *, succeeded: bool) -> Settlement:
+def settlement(claim: Claim, verdict: Verdict, *, stop: bool) -> Settlement:
     """As `Ending` would make it."""
-    if succeeded:
-        return Settlement(claim, Outcome(Verdict.SUCCEEDED, Fault.NONE, "ok", "all steps succeeded", 0), Finish({}))
-    outcome = Outcome(Verdict.FAILED, Fault.PLATFORM, "pod-deleted", "the pod is gone")
-    action = Requeue(platform_fault=True, at_front=True) if claim.platform_retries < 1 else Fail("the pod is gone", {})
-    return Settlement(claim, outcome, action)
+    if verdict is Verdict.SUCCEEDED:
+        return Settlement(claim, Outcome(verdict, Fault.NONE, "ok", "all steps succeeded", 0), Finish({}))
+    if verdict is Verdict.CANCELED:
+        return Settlement(claim, Outcome(verdict, Fault.USER, "stop", "stopped"), Stop("stopped"))
+    action: Action = Fail("the pod is gone")
+    if not stop and claim.platform_retries < 1:
+        action = Requeue(platform_fault=True, at_front=True)
+    return Settlement(claim, Outcome(verdict, Fault.PLATFORM, "pod-deleted", "the pod is gone"), action)
 
 
 async def _started(queue: JobQueue) -> None:
     queue._committer.start()
+
+
+def _asked(claims: list[Claim]) -> frozenset[str]:
+    return frozenset(claim.execution_id for claim in claims if claim.stop_requested)
 
 
 def _is_read(key: str) -> bool:
@@ -276,7 +397,35 @@ def _is_read(key: str) -> bool:
 
 
 def _lease(score: float) -> float:
-    """Live, lapsed, or taken from; the time it is so for decides nothing here."""
+    """Live, for ever, lapsed, or taken from; the time it is so for decides nothing here."""
     if score <= 0:
         return -LAPSED
+    if score >= FUTURE:
+        return FUTURE
     return LIVE if score > NOW else LAPSED
+
+
+def _at_rest(job: tuple[tuple[bytes, bytes], ...]) -> bool:
+    return (b"status", b"started") not in job
+
+
+def _flat(value: Any) -> list[bytes]:
+    """All bytes of a hash, a list, a set or a sorted set."""
+    return [part for item in value for part in (item if isinstance(item, tuple) else (item,)) if isinstance(part, bytes)]
+
+
+def _renamed(kind: str, value: Any, text: Callable[[bytes], bytes]) -> Any:
+    def one(part: Any) -> Any:
+        return text(part) if isinstance(part, bytes) else part
+
+    renamed = (tuple(map(one, item)) if isinstance(item, tuple) else one(item) for item in value)
+    return tuple(renamed) if kind == "list" else tuple(sorted(renamed))
+
+
+def _of_nobody(entry: bytes, held: frozenset[str]) -> bytes:
+    """A ledger's entry, without the names of those whom it can no longer concern."""
+    found = _EXECUTION.search(entry)
+    if found is not None and found[0].decode() in held:
+        head, action, rest = entry.partition(b'"action":')
+        return head + action + _NAME.sub(NOBODY.encode(), rest)
+    return _EXECUTION.sub(b"", _NAME.sub(NOBODY.encode(), entry))

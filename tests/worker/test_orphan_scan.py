@@ -1,6 +1,7 @@
 """Pods of workers that Redis does not know any more: found, and deleted only on proof."""
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -73,7 +74,7 @@ def test_a_forgotten_workers_pods_are_deleted_on_proof_and_all_others_left(redis
             await redis.hset("rq:job:superseded", mapping={"status": "started", wire.FIELD_ATTEMPT: 2})
             await redis.hset("rq:job:queued", mapping={"status": "queued", wire.FIELD_ATTEMPT: 1})
             await redis.hset("rq:job:kept", mapping={"status": "started", wire.FIELD_ATTEMPT: 1, "worker_name": "w"})
-            await redis.zadd(wire.LEASES_KEY, {"alive": 4e9})
+            await redis.zadd(wire.LEASES_KEY, {"alive": time.time() + wire.LONGEST_LEASE_S / 2})
             await redis.zadd(INCARNATIONS_KEY, {NOBODY: 4e9})
             left = [
                 manifest("queued", 1),
