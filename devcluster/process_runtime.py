@@ -161,6 +161,8 @@ class ProcessContainer:
         self._outgoing = b""
         self._incoming = b""
         self._result: dict[str, Any] | None = None
+        # The pipes are closed, a while before `exited`: their numbers may be those of somebody else's connection.
+        self._gone = False
         self._process = _spawn()
         assert self._process.stdin is not None
         assert self._process.stdout is not None
@@ -173,7 +175,7 @@ class ProcessContainer:
 
     def signal(self, number: int) -> None:
         """Send a signal to the main process, or SIGKILL to all."""
-        if not self.exited.done():
+        if not self._gone:
             self._send(b"%d\n" % number)
 
     def _send(self, data: bytes) -> None:
@@ -230,6 +232,7 @@ class ProcessContainer:
         if self._outgoing:
             self._outgoing = b""
             self._loop.remove_writer(self._control)
+        self._gone = True
         for pipe in (self._process.stdin, self._process.stdout):
             assert pipe is not None
             pipe.close()

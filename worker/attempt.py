@@ -37,7 +37,7 @@ class Attempt:
     phase: Phase = Phase.LAUNCHING
     creating: bool = False  # its creation was sent, and is not answered yet
     unanswered: int = 0  # creations of this attempt and of those right before it that were never answered
-    creation_waits: bool = False  # Kubernetes has refused to create the pod for now
+    creation_waits: bool = False  # Kubernetes has refused to create the pod for now, and the next try is not due yet
     work: str = ""  # what its pod is created for (`runner_spec.ownership.work_of`)
     pod_uid: str = ""
     pod: Pod | None = None

@@ -4,7 +4,7 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -13,7 +13,7 @@ from runner_spec import names, wire
 from runner_spec.admission import admit
 from runner_spec.description import JobDescription, parse_description
 from runner_spec.outcome import Fault, Outcome, Verdict
-from runner_spec.ownership import Meeting, meet
+from runner_spec.ownership import Meeting, Start, after_silence, meet
 from runner_spec.pod_check import check_pod
 from runner_spec.policy import Policy
 from runner_spec.problem import InvalidDescription, InvalidPolicy, Problem
@@ -31,6 +31,10 @@ POD_LIMIT_BYTES: Final = 1024 * 1024
 BACKOFF_FIRST_S: Final = 0.2
 BACKOFF_MAX_S: Final = 30.0
 _EVIDENCE_PROBLEMS: Final = 50
+
+
+# Waits until the creation may be tried again: for people, why; and for how many seconds.
+Wait = Callable[[str, float], Awaitable[None]]
 
 
 class RejectedError(Exception):
@@ -108,16 +112,14 @@ class Launcher:
                 log.warning("pod not looked up yet: %s", error, extra={"action": "get_retry", "pod": name})
             await asyncio.sleep(BACKOFF_FIRST_S)
 
-    async def create(
-        self, manifest: dict[str, Any], waiting: Callable[[str], None], *, waited: float = 0.0
-    ) -> dict[str, Any]:
+    async def create(self, manifest: dict[str, Any], wait: Wait, *, waited: float = 0.0) -> dict[str, Any]:
         """Create the pod. While Kubernetes is away or overloaded, go on trying: that is a reason to wait, not to fail.
 
         The pod of this very attempt may be there already, created by another worker (`runner_spec.ownership.meet`).
 
         Args:
             manifest: what to create.
-            waiting: told, for people, why there is no pod yet; what it raises ends the waiting.
+            wait: waits before the next try; told why, and for how many seconds. What it raises ends the trying.
             waited: seconds that earlier workers, which have died, had waited already (`Claim.waited`).
 
         Raises:
@@ -144,10 +146,11 @@ class Launcher:
                 gone = error.reason == "Gone"
                 if ours_to_end and ((error.status == _CONFLICT and not gone) or time.monotonic() > patience):
                     raise
-                if gone or may_exist(error.status, error.message, sent=error.sent):
+                doubt = gone or may_exist(error.status, error.message, sent=error.sent)
+                if after_silence(may_exist=doubt) is Start.FIND:
                     log.warning("creation unanswered: %s", error, extra={"action": "create_unanswered"})
                     raise UnansweredError(words) from error
-                waiting(f"Kubernetes cannot create the pod now: {words}")
+                why = f"Kubernetes cannot create the pod now: {words}"
                 log.warning("pod not created yet: %s", error, extra={"action": "create_retry", "status": error.status})
                 delay = max(delay, error.retry_after or 0.0)
             else:
@@ -155,8 +158,8 @@ class Launcher:
                     return pod
                 if time.monotonic() > patience:
                     raise ApiError(_CONFLICT, "AlreadyExists", "an earlier worker's pod has the name and does not go")
-                waiting("An earlier worker's pod of the same name is still being deleted")
-            await asyncio.sleep(delay)
+                why = "An earlier worker's pod of the same name is still being deleted"
+            await wait(why, delay)
             delay = min(delay * 2, BACKOFF_MAX_S)
 
 

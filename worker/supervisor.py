@@ -225,7 +225,7 @@ class Supervisor:
             self._show(attempt, "waiting", "the pod is being created")
             attempt.creating = True
             pod = await self._launcher.create(
-                launch.manifest, lambda why: self._wait_for_creation(attempt, why), waited=claim.waited
+                launch.manifest, partial(self._wait_for_creation, attempt), waited=claim.waited
             )
         except RejectedError as error:
             self.end(attempt, error.outcome)
@@ -252,12 +252,17 @@ class Supervisor:
         attempt.unanswered += 1
         await self._adoption.find_or_mint(attempt, unanswered(why))
 
-    def _wait_for_creation(self, attempt: Attempt, why: str) -> None:
-        """Kubernetes does not create the pod now: a wait that may take hours, and that somebody may end."""
+    async def _wait_for_creation(self, attempt: Attempt, why: str, seconds: float) -> None:
+        """Kubernetes does not create the pod now: a wait that may come again for hours, and that somebody may end.
+
+        Only the wait: while a creation is under way, there may be a pod in a moment, and a log of it.
+        """
         if attempt.stop:
             raise RejectedError(_canceled(attempt.stop))
-        attempt.creation_waits = True
         self._show(attempt, "waiting", why)
+        attempt.creation_waits = True
+        await asyncio.sleep(seconds)
+        attempt.creation_waits = False
 
     async def _give_back(self, attempt: Attempt, why: str) -> None:
         """Back to the queue: the namespace has no room now. That is a wait, and costs none of the job's retries."""
@@ -506,7 +511,6 @@ class Supervisor:
         if attempt.phase is Phase.FOLLOWING:
             self._guard(attempt, partial(self._judge, attempt))
         elif attempt.phase is Phase.LAUNCHING and attempt.creation_waits and attempt.task is not None:
-            # Should the last request take effect all the same: a pod of an attempt that has ended is deleted.
             attempt.task.cancel()
             self.end(attempt, _canceled(by))
         elif attempt.phase is Phase.LAUNCHING:

@@ -326,7 +326,7 @@ def _exit_codes(case: _Case) -> Iterator[Finding]:
     for attempt, entry in case.record.ledger.items():
         outcome, runs = _outcome(entry), case.of(attempt)
         codes = [run.exit_code for run in runs if run.exit_code is not None]
-        recorded = outcome.get("exit_code")
+        recorded = _recorded_code(outcome)
         if recorded is not None and codes and recorded not in codes:
             facts = f"exit code {recorded} is on record, {codes} were written"
             yield case.violation(Kind.FALSE_GREEN, attempt, facts)
@@ -335,6 +335,13 @@ def _exit_codes(case: _Case) -> Iterator[Finding]:
             if not blamed:
                 facts = f"called the job's own fault ({outcome.get('reason')}); its runs ended with {codes}"
                 yield case.violation(Kind.FALSE_GREEN, attempt, facts)
+
+
+def _recorded_code(outcome: Mapping[str, Any]) -> int | None:
+    """The exit code of `run` on record: what was seen of it, else the one of the outcome, which may be of `upload`."""
+    containers = outcome.get("evidence", {}).get("containers", {})
+    recorded: int | None = containers.get(anatomy.RUN, {}).get("exit_code", outcome.get("exit_code"))
+    return recorded
 
 
 # -- logs

@@ -11,6 +11,7 @@ import resource
 import signal
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -46,14 +47,17 @@ class Hand:
 
     def send(self, number: int) -> None:
         """A signal, if the process is still there."""
-        if self.alive and self.process.is_alive():
-            os.kill(self.pid, number)
+        # The fork server, its parent, may have collected it just before the event loop hears of its end.
+        with suppress(ProcessLookupError):
+            if self.alive:
+                os.kill(self.pid, number)
 
     def fill_disk(self, *, full: bool) -> None:
         """Whether the kernel refuses each byte that it writes to a file: to the object store, that is."""
-        if self.process.is_alive():
-            limit = 0 if full else resource.RLIM_INFINITY
-            resource.prlimit(self.pid, resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+        limit = 0 if full else resource.RLIM_INFINITY
+        with suppress(ProcessLookupError):  # as above
+            if self.alive:
+                resource.prlimit(self.pid, resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
 
 
 def fork(

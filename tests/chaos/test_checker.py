@@ -298,6 +298,20 @@ def test_a_false_red_is_caught(breaks: list[Break]) -> None:
     assert kinds(check(history.evidence())) == ["false green"]
 
 
+def test_the_exit_code_of_upload_is_not_taken_for_that_of_run() -> None:
+    history = History()
+    for code in (0, 143):  # what `run` ended with, and what the record says of it
+        history.ran(0)
+        evidence = {"containers": {"run": {"exit_code": code}, "upload": {"exit_code": 75}}}
+        history.went_on(
+            "requeue", verdict="failed", fault="platform", reason="gateway", exit_code=75, evidence=evidence
+        )
+    history.ran(0)
+    history.ended("finished", "finish", **SUCCEEDED)
+    (violation,) = check(history.evidence()).violations
+    assert (violation.kind, violation.attempt) == (Kind.FALSE_GREEN, 2)
+
+
 def test_a_job_that_nobody_asked_to_stop_is_not_stopped() -> None:
     history = History()
     history.ran(143)

@@ -64,7 +64,7 @@ def test_a_real_job_is_green_with_all_its_files_after_a_full_disk_and_a_killed_g
             gateway.fill_disk(full=True)
             async with here.worker_process():
                 await here.client.submit(description, job_id="real-1")
-                while not await refused(gateway):
+                while not await refused(gateway):  # noqa: ASYNC110 - of another process: no event
                     await asyncio.sleep(0.05)
                 await gateway.end()
                 assert not gateway.alive

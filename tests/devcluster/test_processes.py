@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -12,7 +13,9 @@ from pathlib import Path
 import pytest
 
 from devcluster.memory_cgroup import MemoryCgroups
-from devcluster.process_runtime import Image, ProcessRuntime
+from devcluster.pod_fields import Role
+from devcluster.process_runtime import Image, ProcessContainer, ProcessRuntime
+from devcluster.runtime import ContainerRequest
 from tests.devcluster.conformance.api_client import Client, Cluster, Json, asynchronous, container, pod, terminated
 from tests.devcluster.local_cluster import local_cluster
 
@@ -52,6 +55,40 @@ async def test_nothing_outlives_its_container(tmp_path: Path) -> None:
         assert (await client.ended("a"))["status"]["phase"] == "Succeeded"
         assert await client.log("a") == b"up\n"
         assert alive(marker) == []
+
+
+@asynchronous
+async def test_a_signal_that_comes_between_the_last_process_and_the_end_goes_nowhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The number of the pipe to the container's init may belong to somebody else's connection by then."""
+    ending, go_on, reads = asyncio.Event(), asyncio.Event(), ProcessContainer._termination_message
+
+    async def slowly(self: ProcessContainer, code: int) -> str:
+        ending.set()
+        await go_on.wait()
+        return await reads(self, code)
+
+    monkeypatch.setattr(ProcessContainer, "_termination_message", slowly)
+    spec = {**container("true"), "terminationMessagePath": "/m", "terminationMessagePolicy": "File", "resources": {}}
+    owner = {"metadata": {"name": "a"}}
+    started = await ProcessRuntime().start(ContainerRequest(owner, Role.MAIN, spec, {}, (), tmp_path))
+    await ending.wait()
+    others = [end for _ in range(8) for end in socket.socketpair()]
+    started.signal(signal.SIGTERM)
+    for _ in range(3):  # turns of the loop in which a writer would be called
+        await asyncio.sleep(0)
+    received = []
+    for end in others:
+        end.setblocking(False)
+        try:
+            received.append(end.recv(100))
+        except BlockingIOError:
+            received.append(b"")
+        end.close()
+    go_on.set()
+    assert (await started.exited).code == 0
+    assert set(received) == {b""}
 
 
 @asynchronous

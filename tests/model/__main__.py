@@ -22,6 +22,8 @@ def main() -> None:
         f"calls of the queue {found.world.queue.calls}, most live pods of a job after a failover {found.crowd}, "
         f"{time.monotonic() - began:.1f} s"
     )
+    if found.crowd > 1:
+        print(found.way(found.crowded))  # noqa: T201 - as above
 
 
 if __name__ == "__main__":

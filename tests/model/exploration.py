@@ -33,6 +33,7 @@ class Exploration:
     ends: list[int] = field(default_factory=list)
     transitions: int = 0
     crowd: int = 0  # the most live pods of one job, late ones left out, after a failover
+    crowded: int = 0  # the first state with so many
 
     def run(self) -> None:
         """All of them.
@@ -114,7 +115,8 @@ class Exploration:
         live = Counter(pod.job for pod in state.pods if pod.phase == RUNS and not pod.late)
         most = max(live.values(), default=0)
         if state.failed_over:
-            self.crowd = max(self.crowd, most)
+            if most > self.crowd:
+                self.crowd, self.crowded = most, number
             return
         if most > 1:
             self._fail(number, f"two live pods of one job, none of them late: {state.pods}")
@@ -139,11 +141,13 @@ class Exploration:
             self._fail(stuck, f"no way to an end from here ({count} such states): {self.states[stuck]}")
 
     def _fail(self, number: int, why: str) -> None:
-        way = "\n".join(f"{n:3} {what}" for n, what in enumerate(self._way(number), 1))
-        raise Violated(f"{why}\n{way}")
+        raise Violated(f"{why}\n{self.way(number)}")
 
-    def _way(self, number: int) -> list[str]:
-        """The steps from the first state; who has the names that another one had in the step before is renamed."""
+    def way(self, number: int) -> str:
+        """The shortest way to a state, a step a line. Names may change on it, as `Alike` does away with the dead."""
+        return "\n".join(f"{n:3} {what}" for n, what in enumerate(self._steps(number), 1))
+
+    def _steps(self, number: int) -> list[str]:
         steps: list[str] = []
         while number:
             origin, what = self.came[number]

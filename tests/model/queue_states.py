@@ -133,7 +133,8 @@ class QueueStates:
 
         async def call(_: JobQueue) -> Reply:
             leases = self._sync.zrange(wire.LEASES_KEY, 0, -1, withscores=True)
-            self._sync.zadd(wire.LEASES_KEY, {name: FUTURE for name, score in leases if score > 0} or {"w0": -1})
+            if living := [name for name, score in leases if score > 0]:
+                self._sync.zadd(wire.LEASES_KEY, dict.fromkeys(living, FUTURE))
             return Reply(self._number())
 
         return self._call("set back", redis, "w1", (), call).redis
@@ -263,7 +264,8 @@ class QueueStates:
                     kept = text(value)
                 else:
                     kept = _renamed(kind, value, text)
-                content.append((text(key), kind, kept))
+                if kept:
+                    content.append((text(key), kind, kept))
             self._renamed[memory] = self._numbered(tuple(sorted(content)))
         return self._renamed[memory]
 

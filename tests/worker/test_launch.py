@@ -32,9 +32,24 @@ class Api:
         return await self.get_pod(manifest["metadata"]["name"])
 
 
+def waiting_launcher(api: Api) -> Launcher:
+    return Launcher(cast("KubernetesApi", api), DEFAULT_POLICY, "w", WorkerMetrics(CollectorRegistry()))
+
+
 def launcher(api: Api, monkeypatch: pytest.MonkeyPatch) -> Launcher:
     monkeypatch.setattr(launch, "BACKOFF_FIRST_S", 0.0)
-    return Launcher(cast("KubernetesApi", api), DEFAULT_POLICY, "w", WorkerMetrics(CollectorRegistry()))
+    return waiting_launcher(api)
+
+
+class Waits:
+    """Does not wait."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+
+    async def __call__(self, why: str, seconds: float) -> None:
+        assert why.startswith("Kubernetes cannot create the pod now")
+        self.seconds.append(seconds)
 
 
 @pytest.mark.parametrize("pod", [POD, None], ids=["there is one", "there is none"])
@@ -48,13 +63,14 @@ def test_only_an_answer_says_that_there_is_no_pod(pod: dict[str, Any] | None, mo
 def test_a_creation_that_may_have_taken_effect_is_not_sent_again(status: int, monkeypatch: pytest.MonkeyPatch) -> None:
     api = Api(ApiError(status, "x", "no"), POD)
     with pytest.raises(UnansweredError):
-        asyncio.run(launcher(api, monkeypatch).create(POD, lambda _: None))
+        asyncio.run(launcher(api, monkeypatch).create(POD, Waits()))
     assert api.answers == [POD]
 
 
-def test_a_creation_that_has_taken_no_effect_is_sent_again_until_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
-    waits: list[str] = []
+def test_a_creation_that_has_taken_no_effect_is_sent_again_until_it_has() -> None:
+    waits = Waits()
     refusals = [ApiError(0, "Unreachable", "no", sent=False), ApiError(429, "x", "no"), ApiError(503, "x", "no")]
     api = Api(*refusals, POD)
-    assert asyncio.run(launcher(api, monkeypatch).create(POD, waits.append)) == POD
-    assert (api.answers, len(waits)) == ([], 3)
+    assert asyncio.run(waiting_launcher(api).create(POD, waits)) == POD
+    assert api.answers == []
+    assert waits.seconds == [0.2, 0.4, 0.8]
