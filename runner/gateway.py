@@ -40,7 +40,7 @@ class GatewayRefusedError(TemporaryError):
 
 
 class BudgetError(JobFaultError):
-    """The gateway was there, but the upload budget is over."""
+    """The gateway was there all the time, but the upload budget is over."""
 
     def __init__(self) -> None:
         super().__init__("budget", "the upload budget is over: upload less, or ask for a larger budget")
@@ -85,6 +85,7 @@ class Gateway:
         self._policy = policy
         self._connection: http.client.HTTPConnection | None = None
         self._spent = False  # half a body was sent: the connection ends with the answer
+        self._trouble = ""  # why something had to be sent again, at last
 
     # --- requests ---------------------------------------------------------------------------------------------------
 
@@ -187,6 +188,9 @@ class Gateway:
             except BudgetError as error:
                 if problem:  # the time went into retries
                     raise GatewayAwayError(f"the gateway at {self._url} is away: {problem}") from error
+                if self._trouble:  # into retries of what was sent before: the job must not be blamed for these either
+                    message = f"the gateway at {self._url} was away for a part of the upload budget: {self._trouble}"
+                    raise GatewayAwayError(message) from error
                 raise
             if isinstance(response, str):
                 problem = response
@@ -200,6 +204,7 @@ class Gateway:
             delay = max(next(delays, math.inf), wait)
             if delay == math.inf or (deadline is not None and time.monotonic() + delay >= deadline):
                 raise GatewayAwayError(f"the gateway at {self._url} is away: {problem}")
+            self._trouble = problem
             time.sleep(delay)
 
     def _try(

@@ -98,13 +98,17 @@ def after_lookup(*, found: bool) -> Lookup:
     return Lookup.FOLLOW if found else Lookup.MINT
 
 
-def is_pod_of(metadata: Metadata, job_id: str, attempt: int) -> bool:
-    """Whether a pod is one of ours, for exactly this job and attempt: names and labels hold digests, so ask the id."""
+def is_pod_of(metadata: Metadata, job_id: str, attempt: int, *, work: str = "") -> bool:
+    """Whether a pod is one of ours, for exactly this job and attempt: names and labels hold digests, so ask the id.
+
+    `work` is what it must have been created for (`work_of`), where that is known: see `meet`.
+    """
     labels = metadata.get("labels") or {}
     return (
         labels.get(anatomy.LABEL_MANAGED_BY) == anatomy.MANAGED_BY
         and labels.get(anatomy.LABEL_ATTEMPT) == str(attempt)
         and (metadata.get("annotations") or {}).get(anatomy.ANNOTATION_JOB) == annotated(job_id)
+        and work in ("", work_of(metadata))
     )
 
 

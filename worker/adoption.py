@@ -141,7 +141,8 @@ class Adoption:
         pod = await self._launcher.find(attempt.pod_name)
         if attempt.phase is not Phase.LAUNCHING:
             return  # it was seen meanwhile
-        if pod is not None and not is_pod_of(pod["metadata"], attempt.claim.job_id, attempt.claim.attempt):
+        job_id, number = attempt.claim.job_id, attempt.claim.attempt
+        if pod is not None and not is_pod_of(pod["metadata"], job_id, number, work=attempt.work):
             pod = None  # it only has the name
         if after_lookup(found=pod is not None) is Lookup.FOLLOW:
             assert pod is not None
@@ -149,9 +150,7 @@ class Adoption:
             return
         await self._declare_logs(attempt)
         if attempt.stop:
-            # Not to be started again; and a pod that appears all the same is deleted, as that of an ended attempt.
-            message = f"Stopped by {attempt.stop}; no pod of it was found."
-            self._hands.end(attempt, Outcome(Verdict.CANCELED, Fault.USER, "stop", message))
+            self._end_stopped(attempt)
             return
         claim = await self._mint(attempt, outcome)
         if attempt.streams is not None:  # the pod may have come up meanwhile: too late, the attempt is superseded
@@ -162,6 +161,12 @@ class Adoption:
             following.stop = following.stop or attempt.stop
             following.unanswered = attempt.unanswered
             self._hands.start(following, self._hands.launch(following))
+
+    def _end_stopped(self, attempt: Attempt) -> None:
+        """Not to be started again; and a pod that appears all the same is deleted, as that of an ended attempt."""
+        if attempt.phase is Phase.LAUNCHING:  # else its pod has come up meanwhile: that one's end is the attempt's
+            message = f"Stopped by {attempt.stop}; no pod of it was found."
+            self._hands.end(attempt, Outcome(Verdict.CANCELED, Fault.USER, "stop", message))
 
     async def _declare_logs(self, attempt: Attempt) -> None:
         """There may have been a pod, deleted by a stranger say, of which nobody has read all."""

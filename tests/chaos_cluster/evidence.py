@@ -15,6 +15,7 @@ from runner_spec import anatomy
 from tests.chaos.records import JobRecord, PodWrite, Run, StoredLog
 from tests.chaos.scripted_log import log_content
 from tests.chaos_cluster.collector import Sign
+from tests.chaos_cluster.fake_logs import fake_log
 from tests.chaos_cluster.pod_history import SeenPod
 
 # How the shim's own lines begin (runner/shim.sh): they hold times, and are not the job's.
@@ -81,10 +82,11 @@ def real_runs(runs: Iterable[Run], signs: Mapping[str, Sign], pods: Iterable[See
 
 
 def fake_runs(pods: Iterable[SeenPod]) -> Iterator[Run]:
-    """What the fake node did. Nobody knows its logs."""
+    """What the fake node did; the log of a pod that did not come to its end is not known."""
     for pod in pods:
         if pod.started is not None:
-            yield Run(pod.job, pod.attempt, pod.name, pod.uid, anatomy.RUN, pod.started, pod.ended, pod.exit_code)
+            run = Run(pod.job, pod.attempt, pod.name, pod.uid, anatomy.RUN, pod.started, pod.ended, pod.exit_code)
+            yield replace(run, log=None if pod.ended is None else fake_log(pod.name))
 
 
 def without_shim(record: JobRecord) -> JobRecord:

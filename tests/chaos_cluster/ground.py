@@ -53,10 +53,14 @@ class Ground:
 
 
 async def survey(api: ClusterApi, label: str) -> Ground:
-    """Look at the nodes; `label` (`key=value`) is that of fake ones."""
+    """Look at the nodes; `label` (`key=value`) is that of fake ones. Those are given a disk if they have none."""
     key, _, value = label.partition("=")
     items = (await api.call("GET", "/api/v1/nodes"))["items"]
     fakes = [item for item in items if item["metadata"]["labels"].get(key) == value]
+    for item in fakes:
+        if "ephemeral-storage" not in item["status"].get("allocatable", {}):
+            disk = {"capacity": {"ephemeral-storage": "1000Ti"}, "allocatable": {"ephemeral-storage": "1000Ti"}}
+            await api.call("PATCH", f"/api/v1/nodes/{item['metadata']['name']}/status", {"status": disk})
     names = {item["metadata"]["name"] for item in items}
     fake_names = {item["metadata"]["name"] for item in fakes}
     taints = {taint["key"] for item in fakes for taint in item["spec"].get("taints", ())}

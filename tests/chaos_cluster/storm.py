@@ -23,7 +23,6 @@ from adapters.object_store import ObjectStore
 from adapters.redis_server import RedisError
 from tests.chaos.gateway_process import GatewayProcess
 from tests.chaos.jobs import Task
-from tests.chaos.kubernetes_proxy import KubernetesProxy
 from tests.chaos.ledger import read_ledger
 from tests.chaos.records import Evidence, PodWrite
 from tests.chaos.redis_evidence import read_evidence
@@ -34,6 +33,7 @@ from tests.chaos_cluster.cluster_api import ClusterApi
 from tests.chaos_cluster.collector import Collector
 from tests.chaos_cluster.components import Components
 from tests.chaos_cluster.evidence import fake_runs, pod_writes, real_runs, with_seen, without_shim
+from tests.chaos_cluster.fake_logs import ClusterProxy
 from tests.chaos_cluster.ground import FAKE, REAL, survey
 from tests.chaos_cluster.pod_history import PodHistory
 from tests.chaos_cluster.stranger import Stranger
@@ -52,6 +52,8 @@ SUBMITTING: Final = 0.85
 # what runs on for want of one is Kubernetes' own word, and would hide what is dynapod's fault.
 FORCE_S: Final = 5.0
 DRAINED_S: Final = 3.0
+# Seconds after which a fake pod has either ended or been forgotten; they last one.
+FORGOTTEN_S: Final = 8.0
 PODS_HARMED: Final[Mapping[str, int]] = {"evict": 6, "delete": 5, "delete by force": 4, "drain": 1, "API away": 3}
 DEFAULT_COMPONENTS: Final = ("apiserver", "etcd", "kubelet-node1", "controller-manager", "scheduler")
 
@@ -118,7 +120,8 @@ class ClusterStorm(Storm):
         if self._components.breakable:
             stack.push_async_callback(self._components.mend)
         await self._build_witnesses(stack)
-        self._api = KubernetesProxy.in_front_of(self._cluster_api.kubeconfig, self._weather.kubernetes)
+        self._api = proxy = ClusterProxy.in_front_of(self._cluster_api.kubeconfig, self._weather.kubernetes)
+        proxy.namespace_of_fakes = self._namespaces.get(FAKE, "")
         await stack.enter_async_context(self._api)
         kubeconfig = self._folder / "kubeconfig"
         kubeconfig.write_text(json.dumps(self._api.kubeconfig(self._cluster_api.kubeconfig)))
@@ -130,9 +133,17 @@ class ClusterStorm(Storm):
         self._collector = await stack.enter_async_context(collector)
         self._seen = {kind: PodHistory(self._cluster_api, name) for kind, name in self._namespaces.items()}
         self._watching = [asyncio.create_task(history.follow()) for history in self._seen.values()]
-        stack.push_async_callback(self._stop_watching)
         dice = self._weather.dice("stranger")
         self._stranger = Stranger(self._cluster_api, list(self._seen.values()), dice)
+        if FAKE in self._seen:
+            self._watching.append(asyncio.create_task(self._remind_the_fake_node()))
+        stack.push_async_callback(self._stop_watching)
+
+    async def _remind_the_fake_node(self) -> None:
+        while True:
+            await asyncio.sleep(FORGOTTEN_S / 2)
+            now = time.time()
+            await self._stranger.remind([pod for pod in self._seen[FAKE].there if not pod.ended and now - pod.seen > FORGOTTEN_S])
 
     async def _stop_watching(self) -> None:
         for task in self._watching:

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import time
 from collections.abc import Sequence
 from typing import Final
 
@@ -54,6 +55,11 @@ class Stranger:
                 await asyncio.sleep(PAUSE_S)
             else:
                 return
+
+    async def remind(self, pods: Sequence[SeenPod]) -> None:
+        """Touch pods of a fake node: what plays its kubelet forgets pods whose status it could not write."""
+        for pod in pods:
+            await self._at(pod, "PATCH", {}, {"metadata": {"annotations": {"chaos.example/reminded": str(time.time())}}})
 
     def _random(self) -> SeenPod | None:
         """Of a random namespace, so that the few real pods are met as often as the many others."""

@@ -70,7 +70,14 @@ async def test_a_signal_that_comes_between_the_last_process_and_the_end_goes_now
         return await reads(self, code)
 
     monkeypatch.setattr(ProcessContainer, "_termination_message", slowly)
-    spec = {**container("true"), "terminationMessagePath": "/m", "terminationMessagePolicy": "File", "resources": {}}
+    spec = {
+        "name": "c",
+        "image": "i",
+        "command": ["true"],
+        "resources": {},
+        "terminationMessagePath": "/m",
+        "terminationMessagePolicy": "File",
+    }
     owner = {"metadata": {"name": "a"}}
     started = await ProcessRuntime().start(ContainerRequest(owner, Role.MAIN, spec, {}, (), tmp_path))
     await ending.wait()

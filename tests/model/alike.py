@@ -29,7 +29,7 @@ class Alike:
     def _renamed(self, state: State, busy: set[str]) -> State:
         mentions = self._queue.mentions(state.redis)
         order = sorted(
-            ((busy | mentions.workers) & mentions_all(state.born)) - {NOBODY, ""},
+            ((busy | mentions.workers) & _given(state.born)) - {NOBODY, ""},
             key=lambda name: (_signature(state, name), mentions.leases.get(name, 0), int(name[1:])),
         )
         workers = {old: f"w{number}" for number, old in enumerate(order, 1)} | {"": ""}
@@ -61,7 +61,7 @@ class Alike:
         return Worker(workers[worker.name], watched, tuple(sorted(held)))
 
 
-def mentions_all(born: int) -> set[str]:
+def _given(born: int) -> set[str]:
     """Every name that was ever given."""
     return {f"w{number}" for number in range(1, born + 1)}
 

@@ -175,7 +175,9 @@ class Exploration:
                     waiting.append(source)
         at, steps = found, []
         while at != number:
-            steps.append(next(what for what, s, _ in self.world.steps(self.states[at]) if s == self.states[onwards[at]]))
+            steps.append(
+                next(what for what, s, _ in self.world.steps(self.states[at]) if s == self.states[onwards[at]])
+            )
             at = onwards[at]
         return found, steps
 

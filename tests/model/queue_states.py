@@ -67,7 +67,7 @@ class Mentions:
 class QueueStates:
     """Contents of Redis by number, and every call that was made of them, made once.
 
-    `commit` replaces the text of commit.lua, `scripts` those of the others, to see what the model says of sabotaged ones.
+    `commit` replaces the text of commit.lua, `scripts` those of the others: to see what the model says of a sabotage.
     """
 
     def __init__(
@@ -413,7 +413,9 @@ def _at_rest(job: tuple[tuple[bytes, bytes], ...]) -> bool:
 
 def _flat(value: Any) -> list[bytes]:
     """All bytes of a hash, a list, a set or a sorted set."""
-    return [part for item in value for part in (item if isinstance(item, tuple) else (item,)) if isinstance(part, bytes)]
+    return [
+        part for item in value for part in (item if isinstance(item, tuple) else (item,)) if isinstance(part, bytes)
+    ]
 
 
 def _renamed(kind: str, value: Any, text: Callable[[bytes], bytes]) -> Any:

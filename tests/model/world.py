@@ -216,10 +216,9 @@ class World:
     def _waits_for_creation(self, state: State, worker: Worker, held: Held) -> Iterator[Step]:
         creation = Request("create", *held.name, worker.name)
         what = "creation of {}{}".format(*held.name)
-        under_way = creation in state.requests
         silence = self.rules.after_silence(may_exist=True)
         silent = state.with_held(worker, held, held._replace(phase=CREATE if silence is Start.CREATE else FIND))
-        if not under_way:
+        if creation not in state.requests:
             yield f"{worker.name} waits in vain for the {what}", silent, False
         elif state.faults:
             yield f"{worker.name}'s connection breaks during the {what}", silent.fault(), True
@@ -312,7 +311,7 @@ class World:
             state, pod = self._create(state, request)
         what = f"{pod.uid} is {'created' if existing is None else 'there already'} for {request.sender}"
         waiting = state.waiting_for(request)
-        if waiting is None or request in state.requests:  # the reply that is waited for is that to a later request
+        if waiting is None or request in state.requests:  # another one's reply is waited for
             yield f"{what}, who does not hear of it", state, False
             return
         yield what, self._answered(state, *waiting, pod), False
@@ -320,17 +319,22 @@ class World:
             yield f"{what}, no reply", state.fault(), True
 
     def _create(self, state: State, request: Request) -> tuple[State, Pod]:
-        record = self.queue.record(state.redis, request.job)
         name = (request.job, request.attempt)
-        waited_for = {CREATE, CREATING, FIND}
-        missed = any(h.name == name and h.phase not in waited_for for w in state.workers for h in w.held)
-        over = record.status in ENDED or request.attempt < record.newest or request.attempt in record.recorded
         count = 1 + next((one[2] for one in state.created if one[:2] == name), 0)
         uid = f"{request.job}{request.attempt}{'' if count == 1 else f'#{count}'}"
-        pod = Pod(*name, uid, request.sender, late=missed or over)
+        pod = Pod(*name, uid, request.sender, late=self._is_late(state, request))
         others = [one for one in state.created if one[:2] != name]
         created = tuple(sorted((*others, (*name, count))))
         return state._replace(pods=tuple(sorted((*state.pods, pod))), created=created), pod
+
+    def _is_late(self, state: State, request: Request) -> bool:
+        """Whether its attempt has ended, or has been given up by who holds it."""
+        record = self.queue.record(state.redis, request.job)
+        name = (request.job, request.attempt)
+        over = record.status in ENDED or request.attempt < record.newest or request.attempt in record.recorded
+        waited_for = {CREATE, CREATING, FIND}
+        missed = any(h.name == name and h.phase not in waited_for for w in state.workers for h in w.held)
+        return over or missed
 
     def _answered(self, state: State, worker: Worker, held: Held, pod: Pod) -> State:
         meeting = self.rules.meet(pod.manifest(), manifest(*held.name, worker.name))

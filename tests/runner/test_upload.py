@@ -208,6 +208,20 @@ def test_the_budget_ends_an_upload_that_takes_too_long(pod: Pod) -> None:
     assert (result.code, result.upload.reason) == (1, "budget")
 
 
+def test_a_budget_that_went_into_the_retries_of_what_is_stored_by_now_is_not_the_jobs_fault(
+    pod: Pod, gateway: GatewayServer
+) -> None:
+    pod.write({"x": "1"})
+    with (pod.workspace / "huge").open("wb") as file:
+        file.truncate(20 << 30)
+    gateway.faults = [("PUT /runner/v1/artifacts", 503)]
+    pod.plan(artifacts=(ArtifactPlan("a", ("x",)), ArtifactPlan("b", ("huge",))), upload_budget=2.0)
+    result = pod.upload()
+    assert [artifact.result for artifact in result.upload.artifacts] == ["uploaded", "failed"]
+    assert (result.code, result.upload.reason) == (75, "gateway")
+    assert "was away for a part of the upload budget" in result.upload.message
+
+
 def test_caches_are_saved_after_success_only(pod: Pod, gateway: GatewayServer) -> None:
     pod.write({"c/x": "1"})
     pod.plan(caches=(CachePlan("k", ("c",)),))

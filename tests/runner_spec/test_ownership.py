@@ -18,6 +18,7 @@ from runner_spec.ownership import (
     Start,
     after_commit,
     after_lookup,
+    after_silence,
     first_step,
     is_pod_of,
     meet,
@@ -43,6 +44,17 @@ def changed(found: Json, **metadata: Any) -> Json:
 def test_only_the_claim_that_minted_an_attempt_creates_its_pod() -> None:
     assert (first_step(adopted=False), first_step(adopted=True)) == (Start.CREATE, Start.FIND)
     assert (after_lookup(found=True), after_lookup(found=False)) == (Lookup.FOLLOW, Lookup.MINT)
+
+
+def test_a_creation_is_sent_again_only_when_it_has_certainly_had_no_effect() -> None:
+    assert (after_silence(may_exist=True), after_silence(may_exist=False)) == (Start.FIND, Start.CREATE)
+
+
+def test_a_pod_of_an_earlier_life_of_the_id_is_not_that_of_an_attempt_whose_work_is_known() -> None:
+    ours, earlier = pod()["metadata"], pod(steps=[{"run": "make something else"}])["metadata"]
+    assert is_pod_of(earlier, "job-1", 1)
+    assert not is_pod_of(earlier, "job-1", 1, work=work_of(ours))
+    assert is_pod_of(ours, "job-1", 1, work=work_of(ours))
 
 
 def test_a_pod_is_deleted_after_its_record_and_never_for_a_refused_one() -> None:

@@ -2,9 +2,11 @@
 
 import asyncio
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
+from prometheus_client import CollectorRegistry
 
 from adapters.kubernetes_api import KubernetesApi
 from devcluster.sleep_runtime import SleepRuntime
@@ -12,7 +14,10 @@ from runner_spec import anatomy
 from runner_spec.names import label_value, pod_name
 from tests.integration.clusters import NAMESPACE, Site, site
 from tests.integration.worlds import job
-from worker.queue import JobQueue
+from worker.adoption import Adoption
+from worker.attempt import Attempt, Phase
+from worker.metrics import WorkerMetrics
+from worker.queue import Claim, JobQueue
 
 pytestmark = pytest.mark.redis
 
@@ -65,3 +70,30 @@ def test_a_pod_that_only_has_the_name_is_not_followed(
             assert here.created_pods() == [pod_name("a", 1), pod_name("a", 2)]
 
     asyncio.run(test())
+
+
+@pytest.mark.parametrize("phase", [Phase.LAUNCHING, Phase.FOLLOWING, Phase.FINISHING])
+def test_a_stopped_attempt_whose_pod_comes_up_while_its_log_is_given_up_ends_with_its_pod(phase: Phase) -> None:
+    """Ended here as well, it would be recorded twice: as what its pod has done, and as canceled."""
+    claim = Claim("a", 1, "e", "jobs", {}, adopted=True, minted_by="w", claimed_at=0.0, started_at=0.0)
+    attempt, ends = Attempt(claim, "p", stop="somebody"), []
+
+    async def find(_: str) -> None:
+        return None
+
+    async def finish(*, pod_gone: bool) -> None:
+        assert pod_gone
+        attempt.phase = phase  # as the supervisor does, when the watch shows the pod
+
+    attempt.streams = cast("Any", SimpleNamespace(forsake=str, owe=lambda *_: None, finish=finish))
+    adoption = Adoption(
+        queue=cast("Any", None),
+        roster=cast("Any", None),
+        reflector=cast("Any", None),
+        launcher=cast("Any", SimpleNamespace(find=find)),
+        hands=cast("Any", SimpleNamespace(end=lambda _, outcome: ends.append(outcome.verdict))),
+        metrics=WorkerMetrics(CollectorRegistry()),
+        lease_seconds=1.0,
+    )
+    asyncio.run(adoption.find_or_mint(attempt))
+    assert ends == (["canceled"] if phase is Phase.LAUNCHING else [])

@@ -209,11 +209,22 @@ def test_an_adoption_that_redis_has_lost_is_made_again_and_finds_the_later_attem
     asyncio.run(test())
 
 
-def test_the_pod_of_an_ids_earlier_life_never_makes_its_later_one_green(redis_url: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("lost", [False, True], ids=["the creation is answered", "its reply is lost"])
+def test_the_pod_of_an_ids_earlier_life_never_makes_its_later_one_green(
+    redis_url: str, tmp_path: Path, *, lost: bool
+) -> None:
     """Without a failover: the id is deleted while it runs and enqueued again, so its attempts count from 1 again."""
+    creations = 0
+
+    def faults(request: RequestFacts) -> Fault | None:
+        nonlocal creations
+        if request.verb != "create" or request.resource != "pods":
+            return None
+        creations += 1
+        return Fault(lose_reply=lost and creations == 2)
 
     async def test() -> None:
-        async with site(redis_url, tmp_path, SleepRuntime(2.0)) as here, working(here) as worker:
+        async with site(redis_url, tmp_path, SleepRuntime(2.0), faults) as here, working(here) as worker:
             worker.queue._audit_seconds = PATIENCE_S  # nobody tells it that the first is gone
             await here.client.submit(job("true"), job_id="a")
             await runs(here, "a")

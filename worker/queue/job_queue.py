@@ -32,7 +32,7 @@ from worker.queue.maintenance import Maintenance
 from worker.queue.poison import QUARANTINE_KEY, STABLE_LEASES
 from worker.queue.record import EVENTS, Recorder
 from worker.queue.script import Word, load
-from worker.queue.settlement import Requeue, Settlement, event_fields, superseded_entry
+from worker.queue.settlement import Requeue, Settlement, event_fields, ledger_head, superseded_entry
 from worker.queue.subscription import Subscription
 from worker.queue.watcher import Watcher
 
@@ -317,7 +317,9 @@ class JobQueue:
             QueueRefused: Redis answered with a permanent error; nothing was recorded.
         """
         execution_id = settlement.claim.execution_id
-        held = self._held.get(execution_id) or Held(settlement.claim, {})
+        held = self._held.get(execution_id)
+        if held is None:
+            return await self._is_recorded(settlement)
         if held.claim.attempt != settlement.claim.attempt:
             return False  # this worker has minted the next attempt itself
         self._settling.add(execution_id)
@@ -327,6 +329,24 @@ class JobQueue:
         finally:
             self._settling.discard(execution_id)
         return recorded
+
+    async def _is_recorded(self, settlement: Settlement) -> bool:
+        """Whether this worker has recorded this end before.
+
+        What it does not hold, it must not record: others had the execution meanwhile, and should it have come back,
+        whoever took it up again knows the job as it is now.
+        """
+        claim = settlement.claim
+        while True:
+            try:
+                with queue_errors(), translated():
+                    found: Any = await self._connections.control.hget(
+                        wire.attempts_key(claim.job_id), str(claim.attempt)
+                    )
+            except QueueUnavailable as error:
+                await self.outage.pause(error)
+            else:
+                return bool(found) and found.startswith(ledger_head(claim.execution_id, self.worker).encode())
 
     async def commands(self) -> AsyncIterator[Command]:
         """What others ask of this worker, as it comes; ends never. An end is asked for once per execution and asker."""

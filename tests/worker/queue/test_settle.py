@@ -356,3 +356,29 @@ def test_whatever_a_hash_holds_a_claim_can_be_read_and_recorded(fields: dict[str
         if not needs_transaction(held, settlement):
             Recorder(sync, "w", lambda: 2.0).record(held, settlement, pipeline)
     assert all(isinstance(words[0], str) for words in flatten(pipeline))
+
+
+def test_an_end_is_not_recorded_by_who_lost_the_execution_and_got_it_back_unseen(place: Place) -> None:
+    """The worker knows nothing of the job any more: rq's own writes would go to registries without a name."""
+
+    async def scenario(scene: Scene) -> None:
+        scene.enqueue("a")
+        async with scene.worker() as queue:
+            claim = await claim_one(queue)
+            execution, mine = f"rq:execution:a:{claim.execution_id}", f"rq:worker:{queue.worker}:executions"
+            await scene.redis.zadd("dynapod:leases", {"somebody-else": time.time() + 100})
+            await scene.redis.hset(execution, "worker_name", "somebody-else")
+            assert await queue.adopt(1) == []  # the audit lets go of it
+            await scene.redis.hset(execution, "worker_name", queue.worker)
+            await scene.redis.sadd(mine, claim.member)
+
+            assert not await queue.settle(finish(claim))
+            assert await scene.status("a") == "started"
+
+            (again,) = await queue.adopt(1)
+            assert await queue.settle(finish(again))
+            assert await queue.settle(finish(claim))  # it is on record, by this worker
+        assert await scene.redis.zscore("rq:finished:jobs", "a") is not None
+        assert await scene.redis.zcard("rq:wip:jobs") == 0
+
+    play(place, scenario)
