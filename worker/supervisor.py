@@ -19,22 +19,21 @@ from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any, Final
 
-from adapters.kubernetes_api import ApiError, KubernetesApi
+from adapters.kubernetes_api import KubernetesApi
 from adapters.redis_outage import Outage
 from runner_spec import anatomy, wire
 from runner_spec.classify import classify, classify_deleted
 from runner_spec.names import label_value
 from runner_spec.outcome import Fault, Outcome, Running, Verdict, Waiting
-from runner_spec.ownership import End, Sight, Start, after_commit, creator, first_step, on_sight, work_of
+from runner_spec.ownership import End, Sight, Start, after_commit, creator, first_step, on_sight
 from runner_spec.policy import Policy
 from runner_spec.pull_words import keep_words
-from runner_spec.refusal import refusal_outcome
-from runner_spec.retry import quota_delay
 from worker.adoption import Adoption
 from worker.attempt import Attempt, Phase, Pod, slim
 from worker.cancellation import end_tasks
+from worker.creation import Creation, never_started
 from worker.ending import Ending
-from worker.launch import Launcher, QuotaExceededError, RejectedError, UnansweredError, backoff
+from worker.launch import Launcher
 from worker.log_streams import LogKeeper, LogStreams
 from worker.metrics import WorkerMetrics
 from worker.orphan_scan import OrphanScan
@@ -57,8 +56,6 @@ JUDGE_S: Final = 5.0
 # While the namespace is full, how long until the next job is tried: the others would only be refused as well.
 QUOTA_PAUSE_S: Final = 1.0
 FINISH_RETRY_S: Final = 5.0
-# How long to wait at most until a pod is looked for whose creation was not confirmed.
-LOOK_S: Final = 5.0
 
 
 class Supervisor:
@@ -97,12 +94,12 @@ class Supervisor:
             metrics=metrics,
             lease_seconds=lease_seconds,
         )
+        self._creation = Creation(self._launcher, self._ending, self._roster, self._adoption, hands=self)
         self._tasks: set[asyncio.Task[Any]] = set()
         self._verifying: set[str] = set()  # pod names
         self._leaving = False
         self._claims_refused = Outage("no job is claimed")
         self._tick_refused = Outage("schedules, cancels and maintenance do not work")
-        self._no_room = ""  # Kubernetes' words, from a refusal for want of quota to the next pod that is created
         queue.announce(self._load)
         self.shutdown = asyncio.Event()  # somebody asked through the queue that this worker leaves
 
@@ -126,7 +123,7 @@ class Supervisor:
         return {
             wire.FIELD_CAPACITY: self._roster.capacity,
             wire.FIELD_IN_FLIGHT: self.in_flight,
-            wire.FIELD_NO_ROOM: self._no_room,
+            wire.FIELD_NO_ROOM: self._creation.no_room,
         }
 
     async def run(self) -> None:
@@ -175,7 +172,7 @@ class Supervisor:
             await self._roster.wait_for_room()
             return
         wanted = min(self._roster.room, BATCH)
-        if self._no_room:
+        if self._creation.no_room:
             await asyncio.sleep(QUOTA_PAUSE_S)
             wanted = 1
         claims = await self._queue.claim(wanted)
@@ -213,68 +210,7 @@ class Supervisor:
 
     async def launch(self, attempt: Attempt) -> None:
         """From the claim to the created pod, or to an end without one."""
-        claim = attempt.claim
-        if attempt.stop:
-            self.end(attempt, _canceled(attempt.stop))
-            return
-        try:
-            launch = self._launcher.prepare(claim)
-            attempt.description = launch.description
-            attempt.work = work_of(launch.manifest["metadata"])
-            self.follow_logs(attempt)
-            self._show(attempt, "waiting", "the pod is being created")
-            attempt.creating = True
-            pod = await self._launcher.create(
-                launch.manifest, partial(self._wait_for_creation, attempt), waited=claim.waited
-            )
-        except RejectedError as error:
-            self.end(attempt, error.outcome)
-        except QuotaExceededError as error:
-            self._no_room = str(error)
-            await self._give_back(attempt, str(error))
-        except UnansweredError as error:
-            await self._look_for_pod(attempt, str(error))
-        except ApiError as error:
-            self.end(attempt, refusal_outcome(error.status, error.message))
-        else:
-            self._no_room = ""
-            self.observe(attempt, pod)
-
-    async def _look_for_pod(self, attempt: Attempt, why: str) -> None:
-        """The creation may have taken effect, or still will: as with an adopted attempt, find the pod or mint the next.
-
-        Sent again, it could make a second pod of this attempt, after the first one has ended and was deleted.
-        """
-        attempt.creating = False
-        if not attempt.stop:
-            self._show(attempt, "waiting", f"Kubernetes did not confirm the pod's creation: {why}")
-            await asyncio.sleep(min(backoff(attempt.unanswered), LOOK_S))
-        attempt.unanswered += 1
-        await self._adoption.find_or_mint(attempt, unanswered(why))
-
-    async def _wait_for_creation(self, attempt: Attempt, why: str, seconds: float) -> None:
-        """Kubernetes does not create the pod now: a wait that may come again for hours, and that somebody may end.
-
-        Only the wait: while a creation is under way, there may be a pod in a moment, and a log of it.
-        """
-        if attempt.stop:
-            raise RejectedError(_canceled(attempt.stop))
-        self._show(attempt, "waiting", why)
-        attempt.creation_waits = True
-        await asyncio.sleep(seconds)
-        attempt.creation_waits = False
-
-    async def _give_back(self, attempt: Attempt, why: str) -> None:
-        """Back to the queue: the namespace has no room now. That is a wait, and costs none of the job's retries."""
-        if attempt.stop:
-            self.end(attempt, _canceled(attempt.stop))
-            return
-        attempt.phase = Phase.FINISHING  # a pod that appears from now on is not this job's any more
-        claim = attempt.claim
-        waits = 0 if claim.wait is None else claim.wait.count
-        if await self._ending.requeue(attempt, quota_delay(claim.job_id, claim.attempt, waits), why):
-            self._show(attempt, "waiting", f"Kubernetes' quota is used up: {why}")
-        self._roster.leave_behind(attempt)
+        await self._creation.run(attempt)
 
     def follow_logs(self, attempt: Attempt) -> None:
         """Be ready to follow its containers' logs, as they start."""
@@ -360,9 +296,9 @@ class Supervisor:
         if isinstance(observation, Outcome):
             self.end(attempt, observation)
         elif isinstance(observation, Running):
-            self._show(attempt, "canceling" if attempt.stop else observation.stage)
+            self.show(attempt, "canceling" if attempt.stop else observation.stage)
         else:
-            self._show(attempt, "waiting", observation.why)
+            self.show(attempt, "waiting", observation.why)
 
     def _end_early(self, attempt: Attempt) -> None:
         """End the pod that somebody asked to stop.
@@ -405,7 +341,8 @@ class Supervisor:
                 attempt.streams.owe(anatomy.RUN, "the pod was gone before this container was seen to run")
         self.end(attempt, classify_deleted(attempt.pod, stop=attempt.stop))
 
-    def _show(self, attempt: Attempt, stage: str, why: str = "") -> None:
+    def show(self, attempt: Attempt, stage: str, why: str = "") -> None:
+        """What the job does now, for people."""
         pod, containers = "", []
         if attempt.pod is not None:
             pod, spec = attempt.pod_name, attempt.pod["spec"]
@@ -440,7 +377,7 @@ class Supervisor:
         outcome = attempt.outcome = await confirmed(attempt, outcome, self._keeper.store)
         recorded = await self._ending.record(attempt, outcome)
         if recorded:
-            self._show(attempt, outcome.verdict)
+            self.show(attempt, outcome.verdict)
         if after_commit(recorded=recorded) is End.LEAVE or attempt.pod is None or attempt.pod_gone:
             self._roster.leave_behind(attempt)
             if recorded and attempt.claim.workers_lost:
@@ -512,9 +449,9 @@ class Supervisor:
             self._guard(attempt, partial(self._judge, attempt))
         elif attempt.phase is Phase.LAUNCHING and attempt.creation_waits and attempt.task is not None:
             attempt.task.cancel()
-            self.end(attempt, _canceled(by))
+            self.end(attempt, never_started(by))
         elif attempt.phase is Phase.LAUNCHING:
-            self._show(attempt, "canceling")
+            self.show(attempt, "canceling")
 
     # clockwork
 
@@ -561,16 +498,6 @@ class Supervisor:
             self._gone(attempt.pod_name, attempt.pod_uid, None)
         else:
             self._guard(attempt, partial(self.observe, attempt, pod))
-
-
-def unanswered(why: str) -> Outcome:
-    """The end of an attempt that was given up because its pod's creation was not confirmed, and no pod was found."""
-    message = f"Kubernetes did not confirm the creation of this attempt's pod, and no pod was found: {why}"
-    return Outcome(Verdict.FAILED, Fault.PLATFORM, "unanswered", message)
-
-
-def _canceled(by: str) -> Outcome:
-    return Outcome(Verdict.CANCELED, Fault.USER, "stop", f"Stopped before it started, by {by}.")
 
 
 def _is_deleted(pod: Pod | None) -> bool:

@@ -31,8 +31,8 @@ take effect. What bounds it:
 - one request for each attempt, so at most one late pod of each; and an attempt is given up in vain only after a worker
   has died before its creation was confirmed, or Kubernetes has left it unanswered (`worker.supervisor.LOOK_S`: who
   waits longer before it looks has fewer late pods and later jobs);
-- how late: our own client gives up after `adapters.kubernetes_api.CALL_TIMEOUT_S`, and an API server ends a request
-  after a minute (`--request-timeout`), unless a proxy holds it back longer;
+- how late: an API server ends a request after a minute (`--request-timeout`), from its arrival: what a proxy adds to
+  that, nobody knows;
 - how long: whoever is alive watches the pods of the dead, of itself, and of those it has adopted from, and asks Redis
   about those that it does not hold at each tick (`worker.supervisor.TICK_S`); where nobody watches, at each scan
   (`worker.orphan_scan.INTERVAL_S`). Then the pod has its own grace period;
@@ -41,12 +41,12 @@ take effect. What bounds it:
   this, as `Held.minting`.
 
 How far it was explored, by `python -m tests.model JOBS FAULTS FAILOVERS STOPS SET_BACKS`, with two workers at a time
-(states and seconds of one core that has little else to do):
+(states, and seconds of processor time at most):
 
     1 1 0              723      1      in the tests, as are `1 0 1`, `2 0 0`, `1 0 0 0 1`
     1 1 0 1          5,088      5      in the tests
-    1 1 0 0 1       26,915     20      in the tests with one worker at a time
-    1 2 0           27,915     25
+    1 1 0 0 1       26,915     12      in the tests with one worker at a time
+    1 2 0           27,915     12
     2 1 0           87,715     43
     1 1 1          258,765     92
 

@@ -71,9 +71,9 @@ _KUBERNETES: Final = (
     ),
     Sabotage(
         "create-what-was-stopped",
-        "worker/supervisor.py",
-        "            self.end(attempt, _canceled(attempt.stop))\n            return\n        try:",
-        '            self._show(attempt, "canceling")\n        try:',
+        "worker/creation.py",
+        "            self._hands.end(attempt, never_started(attempt.stop))\n            return\n        try:",
+        '            self._hands.show(attempt, "canceling")\n        try:',
         "a job that was told to stop before it began begins all the same",
         ("tests/worker/test_supervisor.py::test_a_job_that_was_told_to_stop_before_it_began_gets_no_pod",),
     ),
