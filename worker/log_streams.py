@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from adapters.object_store import ObjectStore
 from adapters.redis_server import AsyncClient, translated
-from runner_spec import anatomy, wire
+from runner_spec import anatomy, pod_status, wire
 from worker.cancellation import end_tasks
 from worker.earlier_logs import LogSource
 from worker.log_batch import LogBatch
@@ -84,6 +84,8 @@ class LogStreams:
         checkout_over = anatomy.CHECKOUT not in states or _terminated(states[anatomy.CHECKOUT])
         for name, container in states.items():
             if not _started(container):
+                if _lost(container):
+                    self.owe(name, "the node lost this container, and its log")
                 continue
             if checkout_over or not self._has_secrets or name == anatomy.CHECKOUT:
                 self._follow(name)
@@ -218,6 +220,11 @@ class LogStreams:
 def _started(container: dict[str, Any]) -> bool:
     state, last = container.get("state", {}), container.get("lastState", {})
     return "running" in state or _terminated(container) or "terminated" in last
+
+
+def _lost(container: dict[str, Any]) -> bool:
+    """It may have run, and even been followed by a worker that is no more; nobody can read the rest of its log."""
+    return container.get("state", {}).get("terminated", {}).get("reason") in pod_status.LOST
 
 
 def _terminated(container: dict[str, Any]) -> bool:

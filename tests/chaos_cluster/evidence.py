@@ -15,7 +15,6 @@ from runner_spec import anatomy
 from tests.chaos.records import JobRecord, PodWrite, Run, StoredLog
 from tests.chaos.scripted_log import log_content
 from tests.chaos_cluster.collector import Sign
-from tests.chaos_cluster.fake_logs import fake_log
 from tests.chaos_cluster.pod_history import SeenPod
 
 # How the shim's own lines begin (runner/shim.sh): they hold times, and are not the job's.
@@ -82,11 +81,17 @@ def real_runs(runs: Iterable[Run], signs: Mapping[str, Sign], pods: Iterable[See
 
 
 def fake_runs(pods: Iterable[SeenPod]) -> Iterator[Run]:
-    """What the fake node did; the log of a pod that did not come to its end is not known."""
+    """What the fake node did; it knows nothing of logs."""
     for pod in pods:
-        if pod.started is not None:
-            run = Run(pod.job, pod.attempt, pod.name, pod.uid, anatomy.RUN, pod.started, pod.ended, pod.exit_code)
-            yield replace(run, log=None if pod.ended is None else fake_log(pod.name))
+        if pod.started is not None or pod.ended is not None:
+            started = pod.ended if pod.started is None else pod.started
+            assert started is not None
+            yield Run(pod.job, pod.attempt, pod.name, pod.uid, anatomy.RUN, started, pod.ended, pod.exit_code)
+
+
+def without_logs(record: JobRecord) -> JobRecord:
+    """Of a fake pod: kwok says that its containers have ended, never that they had started: as if they had no log."""
+    return replace(record, logs={})
 
 
 def without_shim(record: JobRecord) -> JobRecord:

@@ -24,7 +24,7 @@ from adapters.redis_server import RedisError
 from tests.chaos.gateway_process import GatewayProcess
 from tests.chaos.jobs import Task
 from tests.chaos.ledger import read_ledger
-from tests.chaos.records import Evidence, PodWrite
+from tests.chaos.records import Evidence, JobRecord, PodWrite
 from tests.chaos.redis_evidence import read_evidence
 from tests.chaos.redis_pair import RedisPair
 from tests.chaos.staff import Hand, Staff
@@ -32,7 +32,7 @@ from tests.chaos.storm import LEASE_S, PROGRESS_S, RESULT_TTL_S, Say, Scale, Sto
 from tests.chaos_cluster.cluster_api import ClusterApi
 from tests.chaos_cluster.collector import Collector
 from tests.chaos_cluster.components import Components
-from tests.chaos_cluster.evidence import fake_runs, pod_writes, real_runs, with_seen, without_shim
+from tests.chaos_cluster.evidence import fake_runs, pod_writes, real_runs, with_seen, without_logs, without_shim
 from tests.chaos_cluster.fake_logs import ClusterProxy
 from tests.chaos_cluster.ground import FAKE, REAL, survey
 from tests.chaos_cluster.pod_history import PodHistory
@@ -143,7 +143,8 @@ class ClusterStorm(Storm):
         while True:
             await asyncio.sleep(FORGOTTEN_S / 2)
             now = time.time()
-            await self._stranger.remind([pod for pod in self._seen[FAKE].there if not pod.ended and now - pod.seen > FORGOTTEN_S])
+            late = [pod for pod in self._seen[FAKE].there if not pod.ended and now - pod.seen > FORGOTTEN_S]
+            await self._stranger.remind(late)
 
     async def _stop_watching(self) -> None:
         for task in self._watching:
@@ -200,7 +201,8 @@ class ClusterStorm(Storm):
 
     async def _produce(self) -> None:
         """Submit jobs of all kinds, spread over the time."""
-        made: dict[str, Iterable[Task]] = {REAL: real_tasks(self._seed, self._site.jobs[REAL], self._collector.address)}
+        real = real_tasks(self._seed, self._site.jobs[REAL], self._collector.address)
+        made: dict[str, Iterable[Task]] = {REAL: real}
         if FAKE in self._namespaces:
             made[FAKE] = fake_tasks(self._seed, self._site.jobs[FAKE])
         await asyncio.gather(*(self._feed(kind, tasks) for kind, tasks in made.items()))
@@ -333,11 +335,14 @@ class ClusterStorm(Storm):
             submitted=tuple(self._submitted.values()),
             runs=(*real, *fake),
             pod_writes=writes,
-            jobs={name: without_shim(record) for each in found for name, record in each.jobs.items()},
+            jobs={name: self._judged(record) for each in found for name, record in each.jobs.items()},
             pods_left=tuple(await self._pods_left()),
             left_keys=tuple(sorted({key for each in found for key in each.left_keys})),
             losses=tuple(self._losses),
         )
+
+    def _judged(self, record: JobRecord) -> JobRecord:
+        return without_logs(record) if self._kind_of[record.job] == FAKE else without_shim(record)
 
     async def _read(self, kind: str) -> Any:
         jobs = [job for job, its in self._kind_of.items() if its == kind]

@@ -59,7 +59,9 @@ class Stranger:
     async def remind(self, pods: Sequence[SeenPod]) -> None:
         """Touch pods of a fake node: what plays its kubelet forgets pods whose status it could not write."""
         for pod in pods:
-            await self._at(pod, "PATCH", {}, {"metadata": {"annotations": {"chaos.example/reminded": str(time.time())}}})
+            await self._at(
+                pod, "PATCH", {}, {"metadata": {"annotations": {"chaos.example/reminded": str(time.time())}}}
+            )
 
     def _random(self) -> SeenPod | None:
         """Of a random namespace, so that the few real pods are met as often as the many others."""

@@ -8,7 +8,6 @@ from tests.chaos.records import JobRecord, PodWrite, Run, StoredLog
 from tests.chaos.scripted_log import log_content
 from tests.chaos_cluster.collector import Sign
 from tests.chaos_cluster.evidence import fake_runs, pod_writes, real_runs, with_seen, without_shim
-from tests.chaos_cluster.fake_logs import fake_log
 from tests.chaos_cluster.pod_history import SeenPod, note_run
 from tests.chaos_cluster.tasks import script
 
@@ -129,11 +128,11 @@ def test_what_a_status_says_of_run_is_kept() -> None:
     assert (pod.started, pod.ended, pod.exit_code) == (UNIX, UNIX, 7)
 
 
-def test_a_fake_pod_that_never_ran_has_no_run_and_one_that_was_killed_no_log() -> None:
-    ended, killed = seen("u2", started=11.0, ended=12.0, exit_code=0), seen("u3", started=11.0)
+def test_a_fake_pod_that_never_ran_has_no_run_and_one_that_was_killed_no_end() -> None:
+    ended, killed = seen("u2", ended=12.0, exit_code=0), seen("u3", started=11.0)
     first, second = fake_runs([seen("u1"), ended, killed])
-    assert (first.uid, first.exit_code, first.log) == ("u2", 0, fake_log("p-1"))
-    assert (second.uid, second.ended, second.exit_code, second.log) == ("u3", None, None, None)
+    assert (first.uid, first.started, first.ended, first.exit_code) == ("u2", 12.0, 12.0, 0)
+    assert (second.uid, second.started, second.ended, second.exit_code) == ("u3", 11.0, None, None)
 
 
 def test_the_pods_program_comes_with_the_job() -> None:

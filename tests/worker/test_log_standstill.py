@@ -146,6 +146,24 @@ def test_a_stream_that_never_ends_is_given_up_declared_and_holds_up_nobody_else(
     play(test)
 
 
+def test_the_log_of_a_container_that_its_node_lost_is_declared_by_whoever_adopts_its_pod() -> None:
+    lost = {"terminated": {"exitCode": 137, "reason": "ContainerStatusUnknown", "startedAt": None}}
+
+    async def test(here: World) -> None:
+        first, heir = here.streams("stuck"), here.streams("stuck")
+        first.update(pod(RUNS))
+        while not (await here.index("stuck")).get("run", LogEntry()).size:  # noqa: ASYNC110 - no event
+            await asyncio.sleep(0.01)
+        await first.cancel()
+        heir.update(pod(lost))
+        await heir.finish()
+        entry = (await here.index("stuck"))["run"]
+        assert entry.complete
+        assert [gap.why for gap in entry.gaps] == ["the node lost this container, and its log"]
+
+    play(test)
+
+
 def test_an_idle_stream_is_waited_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(log_streams, "IDLE_LIMIT_S", 1.0)
 
