@@ -317,7 +317,8 @@ class KubernetesApi:
         query = {"labelSelector": label_selector, "limit": str(LIST_PAGE)}
         while True:
             page = await self._call_once("GET", self._pods, query, None, f"{METADATA_ONLY},{JSON}")
-            for item in page["items"]:
+            # A kube-apiserver (1.34) writes null for an empty list of metadata, not [] as for one of pods.
+            for item in page["items"] or ():
                 yield item["metadata"]
             token = page["metadata"].get("continue")
             if not token:

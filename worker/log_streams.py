@@ -224,7 +224,7 @@ def _started(container: dict[str, Any]) -> bool:
 
 def _lost(container: dict[str, Any]) -> bool:
     """It may have run, and even been followed by a worker that is no more; nobody can read the rest of its log."""
-    return container.get("state", {}).get("terminated", {}).get("reason") in pod_status.LOST
+    return (container.get("state", {}).get("terminated") or {}).get("reason") in pod_status.LOST
 
 
 def _terminated(container: dict[str, Any]) -> bool:

@@ -222,6 +222,15 @@ def test_lists_are_read_page_by_page() -> None:
     asyncio.run(test())
 
 
+def test_a_list_of_metadata_that_is_empty_is_null() -> None:
+    async def scenario() -> None:
+        page = {"kind": "PartialObjectMetadataList", "metadata": {"resourceVersion": "7"}, "items": None}
+        async with serving(Server(answer(page))) as api:
+            assert [metadata async for metadata in api.pod_metadata("a=b")] == []
+
+    asyncio.run(scenario())
+
+
 def test_deleting_a_pod_that_is_gone_or_replaced_is_no_error() -> None:
     async def test() -> None:
         for refusal in (refuse(404, "NotFound"), refuse(409, "Conflict")):
