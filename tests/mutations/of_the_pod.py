@@ -78,6 +78,17 @@ _KUBERNETES: Final = (
         ("tests/worker/test_supervisor.py::test_a_job_that_was_told_to_stop_before_it_began_gets_no_pod",),
     ),
     Sabotage(
+        "believe-an-earlier-lifes-pod",
+        "worker/adoption.py",
+        ", work=attempt.work)",
+        ")",
+        "the pod of an id's earlier life, which did other work, makes its later one green",
+        (
+            "tests/worker/test_failover.py::"
+            "test_the_pod_of_an_ids_earlier_life_never_makes_its_later_one_green[its reply is lost]",
+        ),
+    ),
+    Sabotage(
         "create-again-for-want-of-an-answer",
         "runner_spec/refusal.py",
         "    if code == 0:\n        return sent\n",
