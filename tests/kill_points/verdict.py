@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any, Final
 
-from runner_spec import storage, wire
+from runner_spec import anatomy, storage, wire
 from runner_spec.names import pod_name
 from tests.kill_points.containers import Script
 from tests.kill_points.world import World
@@ -63,9 +63,11 @@ async def _problems_of(here: World, job: str, script: Script, created: Counter[s
         found.append(f"status {status}, but the ledger says {outcome['verdict']}")
     found += _disagreements(here, job, newest, outcome)
     for number, entry in ledger.items():
-        if entry.get("action") != "mint":  # else nobody has followed its pod, if there was one
-            succeeded = entry["outcome"]["verdict"] == "succeeded"
-            found += await _log_problems(here, job, number, script, succeeded=succeeded)
+        # Of an attempt that was given up without a pod, nobody has followed the pod that came up all the same.
+        unseen = entry.get("action") == "mint"
+        succeeded = entry["outcome"]["verdict"] == "succeeded"
+        may_have_gaps = unseen or script.may_have_gaps or script.canceled
+        found += await _log_problems(here, job, number, script, may_have_gaps=may_have_gaps, succeeded=succeeded)
     return found
 
 
@@ -88,8 +90,10 @@ def _disagreements(here: World, job: str, attempt: int, outcome: Mapping[str, An
     return found
 
 
-async def _log_problems(here: World, job: str, attempt: int, script: Script, *, succeeded: bool) -> list[str]:
-    """Each container's stored log is what the container printed, or says what is missing."""
+async def _log_problems(
+    here: World, job: str, attempt: int, script: Script, *, may_have_gaps: bool, succeeded: bool
+) -> list[str]:
+    """Each container's stored log is what the container printed, or says what is missing; that of `run` always."""
     printed: dict[str, list[str]] = {}
     for ran in here.runtime.ledger:
         if (ran.job, ran.attempt) == (job, attempt):
@@ -104,11 +108,11 @@ async def _log_problems(here: World, job: str, attempt: int, script: Script, *, 
             (gaps if chunk.notice else stored).append(chunk.text.decode())
         if container in states and not states[container].complete:
             found.append(f"log of {container}, attempt {attempt}, is not complete")
-        if container not in states and (script.canceled or script.may_have_gaps) and not succeeded:
+        if container not in states and container != anatomy.RUN and may_have_gaps and not succeeded:
             continue  # its pod was deleted before any worker had seen the container start
         if stored != lines and not (gaps and _is_part(stored, lines)):
             found.append(f"log of {container}, attempt {attempt}: {stored!r:.300} of {lines!r:.300}, gaps {gaps}")
-        if gaps and not (script.may_have_gaps or script.canceled):
+        if gaps and not may_have_gaps:
             found.append(f"log of {container}, attempt {attempt}: gap declared without need: {gaps}")
     return found
 

@@ -5,7 +5,26 @@ need the worker to live on: whatever it waits for, the worker's death ends the w
 worker does afterwards.
 """
 
-from tests.kill_points.scenarios import adoption, jobs, kubernetes_faults, logs, maintenance, redis_faults, stops
+from tests.kill_points.scenarios import (
+    adoption,
+    creations,
+    jobs,
+    kubernetes_faults,
+    logs,
+    maintenance,
+    redis_faults,
+    stops,
+)
 from tests.kill_points.scenarios.registry import SCENARIOS
 
-__all__ = ["SCENARIOS", "adoption", "jobs", "kubernetes_faults", "logs", "maintenance", "redis_faults", "stops"]
+__all__ = [
+    "SCENARIOS",
+    "adoption",
+    "creations",
+    "jobs",
+    "kubernetes_faults",
+    "logs",
+    "maintenance",
+    "redis_faults",
+    "stops",
+]

@@ -10,7 +10,7 @@ from devcluster.audit import Fault, RequestFacts
 from runner_spec import wire
 from tests.kill_points.containers import Script, Start
 from tests.kill_points.scenarios.conditions import claimed, finished, logged, runs_again, taken
-from tests.kill_points.scenarios.faults import AWAY, FORBIDDEN, lose_reply_of_script, on
+from tests.kill_points.scenarios.faults import BUSY, FORBIDDEN, lose_reply_of_script, on
 from tests.kill_points.scenarios.registry import scenario
 from tests.kill_points.stage import Stage, held, lines
 
@@ -37,7 +37,7 @@ async def adopts(stage: Stage) -> None:
 
 @scenario
 async def adopts_without_a_pod(stage: Stage) -> None:
-    stage.world.faults = on("create", Fault(error=AWAY))
+    stage.world.faults = on("create", Fault(error=BUSY))
     job = await stage.submit("minted")
     await predecessor(stage, lambda: claimed(stage, job), "the job is claimed")
     stage.world.faults = None
@@ -47,7 +47,7 @@ async def adopts_without_a_pod(stage: Stage) -> None:
 
 @scenario
 async def adopts_while_nobody_may_look(stage: Stage) -> None:
-    stage.world.faults = on("create", Fault(error=AWAY))
+    stage.world.faults = on("create", Fault(error=BUSY))
     job = await stage.submit("minted")
     await predecessor(stage, lambda: claimed(stage, job), "the job is claimed")
     looked: list[str] = []
@@ -66,7 +66,7 @@ async def adopts_while_nobody_may_look(stage: Stage) -> None:
 
 @scenario
 async def adopts_and_minting_is_unanswered(stage: Stage) -> None:
-    stage.world.faults = on("create", Fault(error=AWAY))
+    stage.world.faults = on("create", Fault(error=BUSY))
     job = await stage.submit("minted")
     await predecessor(stage, lambda: claimed(stage, job), "the job is claimed")
     stage.world.faults = None
@@ -77,7 +77,7 @@ async def adopts_and_minting_is_unanswered(stage: Stage) -> None:
 
 @scenario
 async def adopts_and_logs_are_unanswered(stage: Stage) -> None:
-    stage.world.faults = on("create", Fault(error=AWAY))
+    stage.world.faults = on("create", Fault(error=BUSY))
     job = await stage.submit("minted")
     await predecessor(stage, lambda: claimed(stage, job), "the job is claimed")
     await stage.cancel(job)
@@ -168,6 +168,17 @@ async def poisoned(stage: Stage) -> None:
         owner = await stage.redis.hget(f"rq:job:{job}", "worker_name") or b""
         await predecessor(stage, partial(taken, stage, job, owner), f"worker {number} has the job")
     stage.victim()
+    await stage.ended()
+
+
+@scenario
+async def poisoned_with_a_pod_unseen(stage: Stage) -> None:
+    """It is ended before any pod was listed; its pod goes all the same."""
+    job = await stage.submit("poison", Script((held(),), may_have_gaps=True, excuses=("poison",)))
+    await predecessor(stage, lambda: logged(stage, job), "the log has begun")
+    stage.world.faults = on("list watch", Fault(error=FORBIDDEN))
+    stage.victim(policy=str(stage.world.policy(worker_losses=1)))
+    await stage.passed("worker.supervisor:Supervisor._expose#1")
     await stage.ended()
 
 

@@ -8,7 +8,10 @@ from devcluster.status_error import StatusError
 from tests.kill_points.stage import Stage
 from worker.queue.script import load
 
+# No answer to a creation: it may have taken effect.
 AWAY: Final = StatusError(500, "InternalError", "etcd is away")
+# An answer: nothing was done.
+BUSY: Final = StatusError(503, "ServiceUnavailable", "the server is overloaded")
 FORBIDDEN: Final = StatusError(403, "Forbidden", 'User "w" cannot do this in API group ""')
 NO_ROOM: Final = StatusError(
     403, "Forbidden", 'pods "x" is forbidden: exceeded quota: q, requested: pods=1, used: pods=1'
@@ -24,6 +27,12 @@ def on(verbs: str, fault: Fault, when: Callable[[RequestFacts], bool] = lambda _
         return fault if kind in wanted and when(request) else None
 
     return plan
+
+
+def once(verb: str, fault: Fault) -> FaultPlan:
+    """A fault of the first request of this verb on pods."""
+    left = [fault]
+    return on(verb, fault, lambda _: bool(left) and left.pop() is fault)
 
 
 async def lose_reply_of_script(stage: Stage, name: str) -> None:

@@ -8,7 +8,10 @@ from rq import Queue
 from rq.job import Job
 from rq.rate_limit import RateLimit
 
+from devcluster.audit import Fault
+from runner_spec import wire
 from tests.kill_points.containers import Script, Start
+from tests.kill_points.scenarios.faults import FORBIDDEN, on
 from tests.kill_points.scenarios.registry import scenario
 from tests.kill_points.stage import Stage, description, held
 
@@ -121,7 +124,7 @@ async def dependents_unanswered(stage: Stage) -> None:
     await asyncio.to_thread(enqueue, stage, second, depends_on=first)
     stage.victim()
     await stage.running(first)
-    stage.world.door.lose_reply_of(b"EXEC\r\n")
+    stage.world.door.lose_reply_of(b"EXEC\r\n", wire.attempts_key(first).encode())  # others write in transactions, too
     stage.world.runtime.release(first)
     await stage.ended()
 
@@ -179,4 +182,19 @@ async def record_deleted(stage: Stage) -> None:
     await stage.logged(job, "hello")
     found = await asyncio.to_thread(Job.fetch, job, stage.world.connections.sync, "json")
     await asyncio.to_thread(found.delete)
+    await stage.ended()
+
+
+@scenario
+async def record_deleted_before_its_end_is_recorded(stage: Stage) -> None:
+    """What this worker does not hold any more it does not record, and for a while Redis does not say what was."""
+    stage.world.faults = on("log", Fault(error=FORBIDDEN))
+    job = await stage.submit("deleted", Script((Start(("hello",), 0.1),), deleted=True))
+    stage.victim()
+    await stage.passed("worker.log_streams:LogStreams._read_on#1")
+    found = await asyncio.to_thread(Job.fetch, job, stage.world.connections.sync, "json")
+    await asyncio.to_thread(found.delete)
+    await stage.passed("worker.queue.job_queue:JobQueue.commands#1", 2)  # it knows
+    stage.world.door.lose_reply_of(b"HGET", wire.attempts_key(job).encode())
+    stage.world.faults = None
     await stage.ended()

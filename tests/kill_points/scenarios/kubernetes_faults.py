@@ -4,7 +4,7 @@ from devcluster.audit import Fault, RequestFacts
 from devcluster.status_error import StatusError, expired
 from tests.kill_points.containers import Script, Start
 from tests.kill_points.scenarios.conditions import finished, says
-from tests.kill_points.scenarios.faults import AWAY, FORBIDDEN, NO_ROOM, on
+from tests.kill_points.scenarios.faults import AWAY, BUSY, FORBIDDEN, NO_ROOM, on, once
 from tests.kill_points.scenarios.registry import scenario
 from tests.kill_points.stage import Stage, held
 
@@ -22,9 +22,9 @@ async def asks_before_it_begins(stage: Stage) -> None:
 
 @scenario
 async def creation_waits(stage: Stage) -> None:
-    stage.world.faults = on("create", Fault(error=AWAY))
+    stage.world.faults = on("create", Fault(error=BUSY))
     job = await stage.submit("waits")
-    stage.victim(constants={"worker.launch:UNTOLD_S": 0.3})
+    stage.victim()
     await stage.when(lambda: says(stage, job, b"cannot create"), "the job says why it waits")
     stage.world.faults = None
     await stage.ended()
@@ -32,14 +32,7 @@ async def creation_waits(stage: Stage) -> None:
 
 @scenario
 async def creation_without_reply(stage: Stage) -> None:
-    lost: set[str] = set()
-
-    def first(request: RequestFacts) -> bool:
-        new = not lost
-        lost.add(request.verb)
-        return new
-
-    stage.world.faults = on("create", Fault(lose_reply=True), first)
+    stage.world.faults = once("create", Fault(lose_reply=True))
     await stage.submit("plain", Script((Start(seconds=1.0),)))
     stage.victim()
     await stage.ended()
@@ -96,7 +89,7 @@ async def deletion_refused(stage: Stage) -> None:
 @scenario
 async def pod_deleted_unseen(stage: Stage) -> None:
     """Created, and deleted by somebody while no watch was open."""
-    await _blind(stage)
+    await blind(stage)
     runs = (held(), Start(("second",), 0.05))
     job = await stage.submit("held", Script(runs, may_have_gaps=True, excuses=("pod-deleted",)))
     await stage.running(job)
@@ -108,7 +101,7 @@ async def pod_deleted_unseen(stage: Stage) -> None:
 
 @scenario
 async def created_unseen_and_without_reply(stage: Stage) -> None:
-    await _blind(stage)
+    await blind(stage)
     replies = [Fault(lose_reply=True)]
 
     def plan(request: RequestFacts) -> Fault | None:
@@ -125,7 +118,7 @@ async def created_unseen_and_without_reply(stage: Stage) -> None:
     await stage.ended()
 
 
-async def _blind(stage: Stage) -> None:
+async def blind(stage: Stage) -> None:
     """A victim that has listed its pods once, and sees nothing from then on."""
     stage.world.faults = on("watch", Fault(cut_after=0.2))
     stage.victim()

@@ -8,7 +8,7 @@ from rq.command import send_shutdown_command, send_stop_job_command
 from devcluster.audit import Fault
 from tests.kill_points.containers import Script
 from tests.kill_points.scenarios.conditions import says
-from tests.kill_points.scenarios.faults import AWAY, FORBIDDEN, on
+from tests.kill_points.scenarios.faults import BUSY, FORBIDDEN, on
 from tests.kill_points.scenarios.registry import scenario
 from tests.kill_points.stage import Stage, held
 
@@ -70,7 +70,7 @@ async def stopped_in_the_queue(stage: Stage) -> None:
 
 @scenario
 async def stopped_before_it_is_created(stage: Stage) -> None:
-    stage.world.faults = on("create", Fault(error=AWAY))
+    stage.world.faults = on("create", Fault(error=BUSY))
     job = await stage.submit("waits")
     stage.victim()
     await stage.when(lambda: says(stage, job, b"cannot create"), "the job says why it waits")
