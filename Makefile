@@ -18,7 +18,7 @@ QUIET_HOME := HOME=$(CURDIR)/$(WORK)/home XDG_CONFIG_HOME= XDG_CACHE_HOME= XDG_S
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo foreign test test-cluster chaos kill-points mutations model bench-start check format lock images test-images clean
+.PHONY: help demo foreign test test-cluster chaos chaos-cluster kill-points mutations model bench-start check format lock images test-images clean
 
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -57,11 +57,17 @@ test-cluster: $(STAMP) ## Run the tests that need a Kubernetes cluster, the one 
 	@test -n "$$KUBECONFIG" || { echo "make: set KUBECONFIG to a cluster's credentials file" >&2; exit 1; }
 	$(BIN)/python -m pytest -rs -m cluster $(CLUSTER_ARGS) $(TESTS)
 
-# docs/chaos.md tells what these four prove, and how to repeat what they found.
+# docs/chaos.md tells what these prove, and how to repeat what they found.
 # Extra arguments: make chaos CHAOS_ARGS='--seed 7 --jobs 2000 --kills 50 --seconds 90'
 chaos: $(STAMP) ## Ten minutes of everything going wrong at once, by seed: 20,000 jobs, 500 killed workers, every promise checked
 	@mkdir -p $(WORK)/home
 	env -u KUBECONFIG $(QUIET_HOME) $(BIN)/python -m tests.chaos $(CHAOS_ARGS)
+
+# CHAOS_BREAK kills the component {name}, CHAOS_MEND starts what is down, CHAOS_AUDIT prints the audit log; each may be empty.
+chaos-cluster: $(STAMP) ## The same with real pods, and thousands on a fake node, on the cluster of KUBECONFIG
+	@test -n "$$KUBECONFIG" || { echo "make: set KUBECONFIG to a cluster's credentials file" >&2; exit 1; }
+	$(BIN)/python -m tests.chaos_cluster --break '$(CHAOS_BREAK)' --mend '$(CHAOS_MEND)' --audit '$(CHAOS_AUDIT)' \
+		$(CHAOS_CLUSTER_ARGS)
 
 kill-points: $(STAMP) ## Kill the worker before and after every point where it awaits anything (about 10 minutes)
 	@mkdir -p $(WORK)/home
