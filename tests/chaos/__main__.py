@@ -20,7 +20,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, help="what goes wrong, and when; a run is repeated by its seed")
     parser.add_argument("--jobs", type=int, default=20_000, help="jobs to submit (20000)")
     parser.add_argument("--kills", type=int, default=500, help="workers to kill by SIGKILL (500)")
-    parser.add_argument("--seconds", type=float, default=600.0, help="for how long at most, without settling (600)")
+    parser.add_argument("--seconds", type=float, default=600.0, help="in about so many seconds, and the settling (600)")
     parser.add_argument("--workers", type=int, default=8, help="workers at a time (8)")
     parser.add_argument("--folder", type=Path, help="where logs and evidence go; a temporary one, kept on failure")
     return parser.parse_args()

@@ -47,6 +47,7 @@ SUBMITTED_AT_ONCE: Final = 20
 RESULT_TTL_S: Final = 86400
 # The share of the time in which all workers that are to be killed are.
 KILLING_TIME: Final = 0.85
+OVERTIME: Final = 1.5
 # What happens to the Redis server and to the cluster, and how often beside the others.
 REDIS_EVENTS: Final[Mapping[str, int]] = {
     "restart": 4,
@@ -75,7 +76,10 @@ def batched(items: Iterable[Task], size: int) -> Iterator[list[Task]]:
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """How large: until `jobs` are submitted and `kills` workers are killed, but no longer than `seconds`."""
+    """How large: until `jobs` are submitted and `kills` workers are killed.
+
+    In `seconds`, if the machine is able to; if not, in as many times that as `OVERTIME` says at most.
+    """
 
     jobs: int
     kills: int
@@ -186,7 +190,7 @@ class Storm:
             await asyncio.gather(*running)
 
     def _enough(self, began: float) -> bool:
-        if time.monotonic() - began > self._scale.seconds:
+        if time.monotonic() - began > OVERTIME * self._scale.seconds:
             return True
         return len(self._submitted) >= self._scale.jobs and self._kills >= self._scale.kills
 

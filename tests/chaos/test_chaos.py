@@ -8,7 +8,7 @@ import pytest
 from tests.chaos.storm import Scale, Storm
 
 SEED = 1
-SCALE = Scale(jobs=2000, kills=40, seconds=75.0)
+SCALE = Scale(jobs=1500, kills=40, seconds=60.0)
 
 
 @pytest.mark.redis

@@ -58,17 +58,23 @@ class Ran:
     exit_code: int | None = None
 
 
+_BOUND_POLL_S: Final = 0.005
+
 # Told of the job and the attempt: what checkout and upload do beside the worker.
 Deed = Callable[[str, int], Awaitable[None]]
 
 
 class ScriptedRuntime:
-    """Looks up each job's script by its id; `checked_out` and `uploaded` are what these containers do at their end."""
+    """Looks up each job's script by its id; `checked_out` and `uploaded` are what these containers do at their end.
 
-    def __init__(self, folder: Path, *, checked_out: Deed, uploaded: Deed) -> None:
+    `bound` says whether a pod is on its node as the API shows it. `DevCluster` writes that some time after the first
+    containers have started; a pod that is deleted before then goes at once, and on a real cluster none of it ever runs.
+    """
+
+    def __init__(self, folder: Path, *, bound: Callable[[Object], bool], checked_out: Deed, uploaded: Deed) -> None:
         folder.mkdir(parents=True)
         self._folder = folder
-        self._checked_out, self._uploaded = checked_out, uploaded
+        self._bound, self._checked_out, self._uploaded = bound, checked_out, uploaded
         self._numbers = itertools.count()
         self._running: set[ScriptedContainer] = set()
         self.scripts: dict[str, Script] = {}
@@ -79,7 +85,9 @@ class ScriptedRuntime:
         return False
 
     async def start(self, request: ContainerRequest) -> Container:
-        """Start it."""
+        """Start it, once its pod is on its node; cancelled when the pod goes before."""
+        while not self._bound(request.pod):  # noqa: ASYNC110 - what the cluster stores has no event
+            await asyncio.sleep(_BOUND_POLL_S)
         metadata, name = request.pod["metadata"], request.container["name"]
         job = metadata["annotations"][anatomy.ANNOTATION_JOB]
         attempt = int(metadata["labels"][anatomy.LABEL_ATTEMPT])

@@ -17,6 +17,8 @@ class Door:
         self._tasks: set[asyncio.Task[None]] = set()
         self._shut = False
         self._lost: list[bytes] = []
+        self._after = b""
+        self._then_shut = False
 
     @property
     def url(self) -> str:
@@ -29,9 +31,13 @@ class Door:
         for writer in list(self._writers):
             writer.transport.abort()
 
-    def lose_reply_of(self, *words: bytes) -> None:
-        """Of the next request that holds all of the words: it is executed, then its connection is cut."""
-        self._lost = list(words)
+    def lose_reply_of(self, *words: bytes, after: bytes = b"", then_shut: bool = False) -> None:
+        """Of the next request that holds all of the words: it is executed, then its connection is cut.
+
+        `after` has come over the same connection from now on: a long transaction comes in pieces, `EXEC` alone.
+        `then_shut`: the door is shut at once.
+        """
+        self._lost, self._after, self._then_shut = list(words), after, then_shut
 
     @property
     def has_lost(self) -> bool:
@@ -66,15 +72,20 @@ class Door:
         upstream, downstream = await asyncio.open_connection(self._host, self._port)
         self._writers |= {writer, downstream}
         replies = asyncio.create_task(_copy(upstream, writer))
+        recent = b""
         try:
             while request := await reader.read(1 << 16):
-                if self._lost and all(word in request for word in self._lost):
+                recent = recent + request if self._lost else b""
+                if self._lost and self._after in recent and all(word in request for word in self._lost):
                     self._lost = []
                     replies.cancel()
                     with suppress(asyncio.CancelledError):
                         await replies
                     downstream.write(request)
-                    await upstream.read(1)  # it has been executed
+                    downstream.write_eof()
+                    await upstream.read()  # to the end: it has been executed
+                    if self._then_shut:
+                        self.shut()
                     return
                 downstream.write(request)
         except (ConnectionError, asyncio.CancelledError):

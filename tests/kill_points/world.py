@@ -12,6 +12,7 @@ from adapters.redis_connections import Connections, connect
 from adapters.redis_server import start_server
 from devcluster.audit import Fault, FaultPlan, RequestFacts
 from devcluster.cluster import DevCluster
+from devcluster.resources import PODS, Object
 from runner_spec import storage, wire
 from runner_spec.policy import DEFAULT_POLICY
 from tests.kill_points.containers import ScriptedRuntime
@@ -45,7 +46,9 @@ class World:
         self.door = door
         self.store = ObjectStore.from_url(str(folder / "store"))
         self.client = JobClient(connections.control, self.store)
-        self.runtime = ScriptedRuntime(folder / "containers", checked_out=self._mask, uploaded=self._upload)
+        self.runtime = ScriptedRuntime(
+            folder / "containers", bound=self._is_bound, checked_out=self._mask, uploaded=self._upload
+        )
         accounts = [DEFAULT_POLICY.service_account]
         self.cluster = DevCluster(
             folder / "cluster",
@@ -84,6 +87,12 @@ class World:
 
     def _fault(self, request: RequestFacts) -> Fault | None:
         return self.faults(request) if self.faults is not None else None
+
+    def _is_bound(self, pod: Object) -> bool:
+        found = self.cluster.store[PODS].get((NAMESPACE, pod["metadata"]["name"]))
+        if found is None or found.obj["metadata"]["uid"] != pod["metadata"]["uid"]:
+            return False
+        return "nodeName" in found.obj["spec"]
 
     async def _mask(self, job: str, attempt: int) -> None:
         """What checkout tells the gateway: the values to hide."""

@@ -56,7 +56,7 @@ async def stopped_while_its_pod_is_looked_for(stage: Stage) -> None:
 @scenario
 async def stopped_while_its_creation_is_under_way(stage: Stage) -> None:
     """The pod comes up, and is ended like any other."""
-    stage.world.faults = on("create", Fault(delay=0.7))
+    stage.world.faults = on("create delete", Fault(delay=0.7))  # the deletion, so that it has run
     job = await stage.submit("stopped", Script((held(),)))
     stage.victim()
     await stage.passed("worker.launch:Launcher.create#1")
