@@ -67,17 +67,26 @@ def read_url(url: str) -> Address:
         parts = urlsplit(url)
         scheme = parts.scheme
     except ValueError as error:
-        raise BadRedisURL(f"Redis URL: {error}. Write {EXAMPLES}.") from error
+        raise _unreadable() from error
     if scheme not in SCHEMES:
-        shown = url.rpartition("@")[2]  # a password must not reach a log
-        raise BadRedisURL(f"Redis URL {shown!r}: the scheme must be one of {', '.join(SCHEMES)}. Write {EXAMPLES}.")
+        raise BadRedisURL(
+            f"Redis URL: its scheme is {scheme!r}, and must be one of {', '.join(SCHEMES)}. Write {EXAMPLES}."
+        )
     _require_files(parts)
     address = _read_sentinels(parts) if scheme.endswith(SENTINEL) else Address(url, tls=scheme == "rediss")
     try:
         address.options(asynchronous=True)
     except ValueError as error:
-        raise BadRedisURL(f"Redis URL: {error}. Write {EXAMPLES}.") from error
+        raise _unreadable() from error
     return address
+
+
+def _unreadable() -> BadRedisURL:
+    """Nothing of the URL is shown: what a parser takes for a port may be half of a password."""
+    return BadRedisURL(
+        f"Redis URL: it cannot be read. Write {EXAMPLES}; in user and password, write %2F for /, %3F for ?, %23 for #, "
+        "%40 for @ and %3A for a colon."
+    )
 
 
 def _require_files(parts: SplitResult) -> None:
@@ -93,8 +102,8 @@ def _read_sentinels(parts: SplitResult) -> Address:
     service, _, database = parts.path.strip("/").partition("/")
     if not service or (database and not database.isdecimal()):
         raise BadRedisURL(
-            f"Redis URL: its path is {parts.path!r}; after the sentinels come the service's name, as in their "
-            f"`sentinel monitor`, and the database. Write {EXAMPLES}."
+            "Redis URL: after the sentinels come the service's name, as in their `sentinel monitor`, and the database, "
+            f"a number. Write {EXAMPLES}."
         )
     query = parse_qsl(parts.query)
     own = {SENTINEL_LOGIN[name]: value for name, value in query if name in SENTINEL_LOGIN}
@@ -104,7 +113,7 @@ def _read_sentinels(parts: SplitResult) -> Address:
     try:
         tls = {name: value for name, value in parse_async_url(url).items() if name.startswith("ssl_")}
     except ValueError as error:
-        raise BadRedisURL(f"Redis URL: {error}. Write {EXAMPLES}.") from error
+        raise _unreadable() from error
     return Address(url, scheme == "rediss", unquote(service), sentinels, {**own, **tls})
 
 
@@ -115,5 +124,5 @@ def _read_host(text: str) -> tuple[str, int]:
     except ValueError:
         host, port = None, None
     if not host:
-        raise BadRedisURL(f"Redis URL: {text!r} is no sentinel's address. Write {EXAMPLES}.")
+        raise _unreadable()
     return host, port or SENTINEL_PORT

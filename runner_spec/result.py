@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from runner_spec import anatomy
 from runner_spec.outcome import Outcome
-from runner_spec.pod_status import Container, Pod, one_line, read_pod
+from runner_spec.pod_status import LOST, Container, Pod, one_line, read_pod
 from runner_spec.report import ArtifactReport, CacheReport, CheckoutReport, RunReport, UploadReport, parse_report
 from runner_spec.service_crash import ServiceCrash, service_crashes
 
@@ -129,7 +129,8 @@ def _stage(container: Container) -> dict[str, Any]:
         "name": container.name,
         "started_at": container.started_at,
         "seconds": _seconds(container),
-        "exit_code": container.end.exit_code if container.end else None,
+        # The kubelet gives a container that its node has lost an exit code, which nobody has seen.
+        "exit_code": container.end.exit_code if container.end and container.end.reason not in LOST else None,
         "restarts": container.restarts,
     }
 

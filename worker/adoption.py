@@ -25,6 +25,8 @@ from worker.roster import Roster
 log = logging.getLogger(__name__)
 
 BATCH: Final = 100
+# Jobs that a full worker takes over at each turn.
+BESIDES_FULL: Final = 10
 LOG_LOST: Final = "no pod of this attempt was found any more: what it may have printed is lost"
 
 
@@ -104,9 +106,13 @@ class Adoption:
             self._hands.spawn(self._reflector.cover(dead - known))
 
     async def _adopt(self) -> None:
-        """Take over the jobs of dead workers, as far as there is room, and own claims whose reply was lost."""
-        while (room := self._roster.room) > 0:
-            claims = await self._queue.adopt(min(room, BATCH))
+        """Take over the jobs of dead workers, as far as there is room, and own claims whose reply was lost.
+
+        A few even where there is none: their pods exist already, and claims fill every place that becomes free.
+        """
+        wanted = max(self._roster.room, BESIDES_FULL)
+        while wanted > 0:
+            claims = await self._queue.adopt(min(wanted, BATCH))
             held = [self._roster.hold(claim) for claim in claims]
             for attempt in held:
                 if first_step(adopted=attempt.claim.adopted) is Start.CREATE:
@@ -124,6 +130,7 @@ class Adoption:
                 self._hands.spawn(self._find_pods(adopted))
             if len(claims) < BATCH:
                 return
+            wanted = self._roster.room
 
     async def _find_pods(self, adopted: list[Attempt]) -> None:
         """A LIST that covers their creators' pods reports each pod that exists."""
@@ -149,6 +156,8 @@ class Adoption:
             self._hands.observe(attempt, pod)
             return
         await self._declare_logs(attempt)
+        if self._was_seen(attempt):
+            return  # it has come up while Redis was waited for: late, but it is the attempt's pod
         if attempt.stop:
             self._end_stopped(attempt)
             return
@@ -161,6 +170,9 @@ class Adoption:
             following.stop = following.stop or attempt.stop
             following.unanswered = attempt.unanswered
             self._hands.start(following, self._hands.launch(following))
+
+    def _was_seen(self, attempt: Attempt) -> bool:
+        return attempt.phase is not Phase.LAUNCHING
 
     def _end_stopped(self, attempt: Attempt) -> None:
         """Not to be started again; and a pod that appears all the same is deleted, as that of an ended attempt."""

@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from itertools import count
 from typing import Any, Final
 
 from adapters.kubernetes_api import ApiError, KubernetesApi
@@ -105,12 +106,13 @@ class Launcher:
 
         Nothing but an answer may end the wait: taken for absent, a pod that runs would get a second one beside it.
         """
-        while True:
+        for tries in count():
             try:
                 return await self._api.get_pod(name)
             except ApiError as error:
                 log.warning("pod not looked up yet: %s", error, extra={"action": "get_retry", "pod": name})
-            await asyncio.sleep(BACKOFF_FIRST_S)
+            await asyncio.sleep(backoff(tries))
+        raise AssertionError("unreachable: count() never ends")
 
     async def create(self, manifest: dict[str, Any], wait: Wait, *, waited: float = 0.0) -> dict[str, Any]:
         """Create the pod. While Kubernetes is away or overloaded, go on trying: that is a reason to wait, not to fail.

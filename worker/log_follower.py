@@ -130,7 +130,10 @@ class LogFollower:
                 return
 
     async def _follow(self) -> None:
+        before = self._writer.entry
         await self._writer.open()
+        if self._writer.entry.size < before.size:
+            self._ended_cleanly = False  # Redis has forgotten what was read: it must be read again, or declared missing
         self.waits_for_redis = False
         if self._writer.entry.complete:
             return

@@ -174,7 +174,7 @@ class LogStreams:
 
     async def _abandon(self, name: str) -> None:
         await self._followers[name].abandon(self._given_up[name])
-        del self._given_up[name]  # only now: a second `finish` goes on where the first one failed
+        self._given_up.pop(name, None)  # only now: a second `finish` goes on where the first one failed
 
     async def _cut_short(self) -> None:
         """There is no end to wait for: read anew, and only what there is."""

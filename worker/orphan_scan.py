@@ -12,7 +12,6 @@ outlives their leases. Pods of any others are named in the log, and left to peop
 import asyncio
 import logging
 import random
-import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from typing import Any, Final, Protocol
@@ -113,8 +112,8 @@ class OrphanScan:
     async def _remember(self, workers: set[str]) -> None:
         if not workers:
             return
-        now = time.time()
         with translated():
+            now, _ = await self._redis.time()
             pipeline: Any = self._redis.pipeline(transaction=True)
             pipeline.zadd(INCARNATIONS_KEY, dict.fromkeys(workers, now))
             pipeline.zremrangebyscore(INCARNATIONS_KEY, "-inf", now - REMEMBERED_S)

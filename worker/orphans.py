@@ -48,7 +48,9 @@ class Orphans:
             return
         job_id = metadata.get("annotations", {}).get(anatomy.ANNOTATION_JOB)
         number = metadata["labels"].get(anatomy.LABEL_ATTEMPT, "")
-        if job_id is not None and number.isdecimal():
+        if job_id is None or metadata["labels"].get(anatomy.LABEL_JOB) != names.label_value(job_id):
+            return  # an id that an annotation cannot hold: Redis could not be asked about it
+        if number.isdecimal():
             self._pods[metadata["name"]] = _Pod(metadata["name"], metadata["uid"], job_id, int(number))
 
     def gone(self, name: str) -> None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-from adapters.object_store import ObjectMeta, ObjectStore, StoreError, StoreRefused
+from adapters.object_store import ObjectMeta, ObjectStore, StoreError
 from adapters.redis_server import AsyncClient, RedisError, translated
 from runner_spec import storage, wire
 from runner_spec.policy import Policy
@@ -62,7 +62,7 @@ class Retention:
         policy: Policy,
         metrics: WorkerMetrics,
         *,
-        now: Callable[[], datetime] = utc_now,
+        now: Callable[[], datetime] | None = None,
         pass_folders: int = PASS_FOLDERS,
     ) -> None:
         self._store = store
@@ -106,21 +106,34 @@ class Retention:
         with translated():
             cursor = ((await self._redis.hget(CURSOR_KEY, kind.root)) or b"").decode()
         newest, more = await self._folders(kind, cursor)
-        limit = self._now() - timedelta(seconds=kind.seconds)
+        limit = await self._time() - timedelta(seconds=kind.seconds)
         old = {folder for folder, last in newest.items() if last < limit}
         if kind.root == storage.JOBS:
             old -= await self._live(old)
+        refused: StoreError | None = None
         for folder in sorted(old):
             try:
                 await self._delete(kind, folder, limit)
             except StoreError as error:
-                if error.temporary or isinstance(error, StoreRefused):
+                if error.temporary:
                     raise
                 self._failed(error)  # of this folder alone: the others must not wait for it
+                refused = error
+                old.discard(folder)
+        if refused is not None and not old:
+            raise refused
         with translated():
             await self._redis.hset(CURSOR_KEY, kind.root, max(newest) if more else "")
             await self._redis.expire(CURSOR_KEY, CURSOR_TTL_S)
         return more
+
+    async def _time(self) -> datetime:
+        """The earlier of two clocks, the server's and ours: a wrong one must not make everything old."""
+        if self._now is not None:
+            return self._now()
+        with translated():
+            seconds, _ = await self._redis.time()
+        return min(utc_now(), datetime.fromtimestamp(int(seconds), UTC))
 
     async def _folders(self, kind: _Kind, cursor: str) -> tuple[dict[str, datetime], bool]:
         """The first folders after the cursor, each with the age of its newest object; whether there are more.

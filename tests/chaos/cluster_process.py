@@ -21,6 +21,7 @@ import logging
 import random
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -28,7 +29,7 @@ import aiohttp
 
 from devcluster.audit import KEPT_ENTRIES
 from devcluster.cluster import ClusterError, DevCluster
-from devcluster.resources import PODS
+from devcluster.resources import PODS, Object
 from runner_spec.policy import DEFAULT_POLICY
 from tests.chaos.ledger import LedgerWriter
 from tests.chaos.mixed_runtime import MixedRuntime
@@ -130,15 +131,17 @@ async def serve(arguments: argparse.Namespace) -> None:
     """Run until told to stop."""
     folder: Path = arguments.folder.resolve()
     with LedgerWriter(arguments.ledger) as ledger:
+        runtime = MixedRuntime(ledger)
         cluster = DevCluster(
             folder,
-            MixedRuntime(ledger),
+            runtime,
             namespaces=[arguments.namespace],
             service_accounts=[DEFAULT_POLICY.service_account],
             port=arguments.port,
             history=arguments.history,
             kept_audit=arguments.kept_audit,
         )
+        runtime.scripted.bound = partial(_is_bound, cluster)
         await cluster.start()
         try:
             kubeconfig = arguments.kubeconfig or folder / "kubeconfig"
@@ -147,6 +150,12 @@ async def serve(arguments: argparse.Namespace) -> None:
             await _obey_all(Hands(cluster, arguments.namespace, random.Random(arguments.seed)))
         finally:
             await cluster.stop()
+
+
+def _is_bound(cluster: DevCluster, pod: Object) -> bool:
+    metadata = pod["metadata"]
+    found = cluster.store[PODS].get((metadata["namespace"], metadata["name"]))
+    return found is not None and found.obj["metadata"]["uid"] == metadata["uid"] and "nodeName" in found.obj["spec"]
 
 
 async def _obey_all(hands: Hands) -> None:

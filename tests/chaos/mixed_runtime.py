@@ -24,7 +24,7 @@ class MixedRuntime:
 
     def __init__(self, ledger: LedgerWriter) -> None:
         self._ledger = ledger
-        self._scripted = ScriptedRuntime(ledger)
+        self.scripted = ScriptedRuntime(ledger)
         self._real = ProcessRuntime({DEFAULT_POLICY.runner_image: runner_image()}, default=Image(path=host_path()))
 
     def uses_files(self, pod: Object) -> bool:
@@ -34,7 +34,7 @@ class MixedRuntime:
     async def start(self, request: ContainerRequest) -> Container:
         """See `devcluster.runtime.Runtime`."""
         if is_scripted(request.pod):
-            return await self._scripted.start(request)
+            return await self.scripted.start(request)
         container = await self._real.start(request)
         start = start_of(request)
         if start is not None:
@@ -50,7 +50,7 @@ class MixedRuntime:
 
     async def close(self) -> None:
         """Kill whatever still runs."""
-        await self._scripted.close()
+        await self.scripted.close()
         await self._real.close()
 
 

@@ -12,7 +12,7 @@ import itertools
 import math
 import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,6 +28,7 @@ from tests.chaos.ledger import LedgerWriter, Start
 from tests.chaos.scripted_log import log_lines
 
 _SIGNAL_BASE: Final = 128
+BOUND_POLL_S: Final = 0.01
 # A container runtime cuts longer lines into records of the log file (containerd's max_container_log_line_size).
 _RECORD_BYTES: Final = 16 * 1024
 
@@ -71,9 +72,14 @@ def _number(environment: Mapping[str, str], name: str, default: float) -> float:
 
 
 class ScriptedRuntime:
-    """Runs `run` by its script; init containers succeed at once, sidecars wait for their signal."""
+    """Runs `run` by its script; init containers succeed at once, sidecars wait for their signal.
+
+    `bound` says whether a pod is on its node as the API shows it. devcluster writes that some time after the first
+    containers have started; a pod that is deleted before then goes at once, and on a real cluster none of it ever runs.
+    """
 
     def __init__(self, ledger: LedgerWriter) -> None:
+        self.bound: Callable[[Object], bool] = lambda _: True
         self._ledger = ledger
         self._numbers = itertools.count()
         self._running: set[Container] = set()
@@ -83,7 +89,9 @@ class ScriptedRuntime:
         return False
 
     async def start(self, request: ContainerRequest) -> Container:
-        """Start the timer."""
+        """Start the timer, once the pod is on its node; cancelled when the pod goes before."""
+        while not self.bound(request.pod):  # noqa: ASYNC110 - what the cluster stores has no event
+            await asyncio.sleep(BOUND_POLL_S)
         identity = f"chaos://{next(self._numbers):064x}"
         start = start_of(request)
         container: Container

@@ -164,20 +164,20 @@ class Stage:
         if self._over.done():
             raise VictimDied
 
-    async def passed(self, point: str, times: int = 1) -> None:
-        """Until the victim has come to this point so often."""
+    async def passed(self, point: str, times: int = 1, *, phase: str = BEFORE) -> None:
+        """Until the victim has come to this point so often, or past it."""
         if point not in _ALL:
             raise LookupError(f"{point}: no such await point any more; mend the scenario that waits for it")
-        await self.when(lambda: self._count_passes(point) >= times, f"{point} is passed {times} times")
+        await self.when(lambda: self._count_passes(point, phase) >= times, f"{point} is passed {times} times")
 
-    def _count_passes(self, point: str) -> int:
+    def _count_passes(self, point: str, phase: str) -> int:
         with self.passes.open(encoding="ascii") as file:
             file.seek(self._read_to)
             # A process writes whole lines; the last one may be under way all the same.
             whole = file.read().rpartition("\n")[0]
         self._read_to += len(whole) + bool(whole)
         self._passed.update(whole.split("\n"))
-        return self._passed[f"{point} {BEFORE}"]
+        return self._passed[f"{point} {phase}"]
 
     async def status(self, job: str) -> str:
         return (await self.redis.hget(f"rq:job:{job}", "status") or b"").decode()

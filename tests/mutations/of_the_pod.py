@@ -84,8 +84,10 @@ _KUBERNETES: Final = (
         ")",
         "the pod of an id's earlier life, which did other work, makes its later one green",
         (
-            "tests/worker/test_failover.py::"
-            "test_the_pod_of_an_ids_earlier_life_never_makes_its_later_one_green[its reply is lost]",
+            (
+                "tests/worker/test_failover.py::"
+                "test_the_pod_of_an_ids_earlier_life_never_makes_its_later_one_green[its reply is lost]"
+            ),
         ),
     ),
     Sabotage(

@@ -34,7 +34,11 @@ def pod(attempt: int) -> dict[str, Any]:
         "metadata": {
             "name": pod_name("j", attempt),
             "uid": "u",
-            "labels": {anatomy.LABEL_ATTEMPT: str(attempt), anatomy.LABEL_MANAGED_BY: anatomy.MANAGED_BY},
+            "labels": {
+                anatomy.LABEL_ATTEMPT: str(attempt),
+                anatomy.LABEL_JOB: "j",
+                anatomy.LABEL_MANAGED_BY: anatomy.MANAGED_BY,
+            },
             "annotations": {anatomy.ANNOTATION_JOB: "j"},
         }
     }

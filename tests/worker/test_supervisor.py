@@ -159,6 +159,7 @@ def test_the_pod_of_a_worker_that_died_between_record_and_deletion_is_deleted(re
 async def create(here: Site, job_id: str, worker: str) -> None:
     """The pod of the job's first attempt, as far as whoever finds it can tell."""
     labels = {
+        anatomy.LABEL_JOB: job_id,
         anatomy.LABEL_MANAGED_BY: anatomy.MANAGED_BY,
         anatomy.LABEL_ATTEMPT: "1",
         anatomy.LABEL_WORKER: worker,

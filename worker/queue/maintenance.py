@@ -45,6 +45,8 @@ class Maintenance:
         self._date = date
         self._census = Census(connections.control, self._queues, date)
         self._walk: asyncio.Task[None] | None = None
+        # Whoever comes first does it for the same queues only: others serve others.
+        self._scope = ":" + ",".join(sorted(self._queues))
 
     async def schedule(self) -> int:
         """Move due jobs (`enqueue_in`, `enqueue_at`, retries and repeats with an interval) to their queues.
@@ -64,10 +66,10 @@ class Maintenance:
     async def clean(self, interval: float) -> None:
         """Tidy rq's registries; one worker does it each `interval` seconds, whoever comes first."""
         walking = self._walk is not None and not self._walk.done()
-        if not walking and await self._is_mine(CENSUS_LOCK_KEY, CENSUS_SECONDS):
+        if not walking and await self._is_mine(CENSUS_LOCK_KEY + self._scope, CENSUS_SECONDS):
             # Beside the rest: half a minute, where there are some 100,000 jobs.
             self._walk = asyncio.create_task(self._take_census(), name="census")
-        if await self._is_mine(LOCK_KEY, interval):
+        if await self._is_mine(LOCK_KEY + self._scope, interval):
             await self._sweep()
 
     async def aclose(self) -> None:

@@ -5,6 +5,7 @@ import asyncio
 from devcluster.audit import Fault
 from runner_spec import storage, wire
 from tests.kill_points.containers import Script
+from tests.kill_points.instrument import AFTER
 from tests.kill_points.scenarios.adoption import predecessor
 from tests.kill_points.scenarios.conditions import finished
 from tests.kill_points.scenarios.faults import FORBIDDEN, on
@@ -60,5 +61,5 @@ async def canceled_registry(stage: Stage) -> None:
     await stage.cancel(job)
     await stage.submit("plain")
     stage.victim()
-    await stage.passed("worker.queue.census:Census._expire_canceled#2")
+    await stage.passed("worker.queue.census:Census._expire_canceled#2", phase=AFTER)
     await stage.ended()

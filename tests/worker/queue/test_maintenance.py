@@ -13,7 +13,9 @@ from worker.queue import JobQueue
 
 async def clean(queue: JobQueue) -> None:
     """One pass of maintenance, now."""
-    await queue._connections.control.delete("dynapod:maintenance")
+    await queue._connections.control.delete(
+        *await queue._connections.control.keys("dynapod:maintenance*"), "dynapod:none"
+    )
     await queue._maintenance.clean(60)
 
 

@@ -223,7 +223,7 @@ def test_many_workers_that_clean_at_once_do_everything_once(server: Place) -> No
             try:
                 for _ in range(3):
                     await asyncio.gather(*(census(worker) for worker in workers))
-                    await scene.redis.delete("dynapod:maintenance", CENSUS_LOCK_KEY)
+                    await scene.redis.delete("dynapod:maintenance:jobs", f"{CENSUS_LOCK_KEY}:jobs")
                     await asyncio.gather(*(worker._maintenance.clean(60) for worker in workers))
                 held = [claim for worker in workers for claim in await everything(worker)]
                 assert sorted((claim.job_id, claim.attempt) for claim in held) == sorted((name, 1) for name in ids)

@@ -113,7 +113,7 @@ for _, dead in ipairs(lapsed) do
     if redis.call('SCARD', 'rq:worker:' .. dead .. ':executions') == 0 then
         local score = tonumber(redis.call('ZSCORE', KEYS[1], dead))
         -- Every worker has the time to hear of it (JobQueue.lapsed): it may have left pods behind.
-        if math.abs(score) < now - forget then
+        if math.abs(score) < now - forget or math.abs(score) > now + LONGEST_LEASE then
             redis.call('ZREM', KEYS[1], dead)
             redis.call('SREM', KEYS[2], 'rq:worker:' .. dead)
         end
