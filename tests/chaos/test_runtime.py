@@ -127,7 +127,7 @@ def test_the_process_restarts_its_api_compacts_evicts_deletes_and_audits(tmp_pat
             pod = run_pod(CHAOS_SECONDS="60")
             await api.create_pod(pod)
             _, version = await api.list_pods("")
-            await process.restart_api(0.05, compact=True)
+            await process.restart_api(1.0, compact=True)
             assert await process.pod_names() == ["dp-a-1"]
             with pytest.raises(ApiError) as expired:
                 async for _ in api.watch_pods("", version, seconds=5):
