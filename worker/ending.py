@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Final
 
 from adapters.kubernetes_api import ApiError, KubernetesApi
@@ -40,10 +41,15 @@ class Ending:
         self._policy = policy
         self._metrics = metrics
 
-    async def record(self, attempt: Attempt, outcome: Outcome) -> bool:
-        """Commit the end; waits for Redis as long as it takes. False: another worker owns the job now."""
+    async def record(self, attempt: Attempt, outcome: Outcome, logs: Sequence[str] = ()) -> bool:
+        """Commit the end; waits for Redis as long as it takes. False: another worker owns the job now.
+
+        Raises:
+            LogsForgotten: the log of one of `logs` is not complete in Redis.
+        """
         last_words = await self._last_words(attempt, outcome)
         settlement = self._settlement(attempt, with_last_words(outcome, last_words), last_words)
+        settlement = replace(settlement, logs=logs)
         recorded = await self._queue.settle(settlement)
         if not recorded:
             self._metrics.fenced.inc()

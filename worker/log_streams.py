@@ -144,6 +144,17 @@ class LogStreams:
                 self._followers[name] = self._follower(name)
                 self._given_up[name] = why
 
+    @property
+    def names(self) -> list[str]:
+        """The containers whose logs were followed, or declared missing."""
+        return list(self._followers)
+
+    async def finish_again(self, *, pod_gone: bool = False) -> None:
+        """Redis has forgotten what `finish` had stored: read what is not complete again, or declare it missing."""
+        for name, follower in self._followers.items():
+            self._tasks[name] = asyncio.create_task(follower.run(), name=f"log {self._pod}/{name}")
+        await self.finish(pod_gone=pod_gone)
+
     async def finish(self, *, pod_gone: bool = False) -> None:
         """Every log read to its end, or the rest of it declared missing.
 

@@ -38,7 +38,7 @@ from worker.log_streams import LogKeeper, LogStreams
 from worker.metrics import WorkerMetrics
 from worker.orphan_scan import OrphanScan
 from worker.orphans import Orphans
-from worker.queue import Command, CommandKind, JobQueue, LeaseLost, QueueRefused, QueueUnavailable
+from worker.queue import Command, CommandKind, JobQueue, LeaseLost, LogsForgotten, QueueRefused, QueueUnavailable
 from worker.queue.poison import poisoned
 from worker.reflector import Reflector
 from worker.retention import Retention
@@ -375,7 +375,7 @@ class Supervisor:
         if attempt.streams is not None:
             await attempt.streams.finish(pod_gone=attempt.pod_gone)
         outcome = attempt.outcome = await confirmed(attempt, outcome, self._keeper.store)
-        recorded = await self._ending.record(attempt, outcome)
+        recorded = await self._record(attempt, outcome)
         if recorded:
             self.show(attempt, outcome.verdict)
         if after_commit(recorded=recorded) is End.LEAVE or attempt.pod is None or attempt.pod_gone:
@@ -387,6 +387,16 @@ class Supervisor:
         self._roster.release(attempt)
         if not attempt.deletion_sent and not await self._ending.delete_pod(attempt, grace_seconds=0):
             self._roster.leave_behind(attempt)  # to be tried again
+
+    async def _record(self, attempt: Attempt, outcome: Outcome) -> bool:
+        """Commit the end together with its logs: a failover in between may have lost what was stored of them."""
+        while attempt.streams is not None:
+            try:
+                return await self._ending.record(attempt, outcome, attempt.streams.names)
+            except LogsForgotten as error:
+                log.warning("logs are stored again: %s", error, extra={"action": "logs_again", **attempt.log_extra})
+            await attempt.streams.finish_again(pod_gone=attempt.pod_gone)
+        return await self._ending.record(attempt, outcome, ())
 
     def spawn(self, work: Coroutine[Any, Any, object]) -> None:
         """Work that belongs to no single attempt, as a task; what goes wrong in it is logged."""

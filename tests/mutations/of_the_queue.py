@@ -177,9 +177,9 @@ _COMMIT: Final = (
     Sabotage(
         "delete-before-commit",
         "worker/supervisor.py",
-        "        recorded = await self._ending.record(attempt, outcome)\n",
+        "        recorded = await self._record(attempt, outcome)\n",
         "        await self._ending.delete_pod(attempt, grace_seconds=0)\n"
-        "        recorded = await self._ending.record(attempt, outcome)\n",
+        "        recorded = await self._record(attempt, outcome)\n",
         "a worker dies between the two, the evidence is gone, and a job that had succeeded runs again",
         ("tests/worker/test_supervisor.py::test_a_pod_is_there_until_its_end_is_recorded",),
     ),

@@ -6,7 +6,7 @@ The flow of a job: `JobQueue.claim` → pod → `JobQueue.settle`. The rest is f
 
 from worker.queue.claim import Claim
 from worker.queue.command import Command, CommandKind
-from worker.queue.errors import LeaseLost, QueueError, QueueRefused, QueueUnavailable
+from worker.queue.errors import LeaseLost, LogsForgotten, QueueError, QueueRefused, QueueUnavailable
 from worker.queue.job_queue import JobQueue
 from worker.queue.settlement import Action, Fail, Finish, Requeue, Settlement, Stop
 
@@ -19,6 +19,7 @@ __all__ = [
     "Finish",
     "JobQueue",
     "LeaseLost",
+    "LogsForgotten",
     "QueueError",
     "QueueRefused",
     "QueueUnavailable",

@@ -23,7 +23,7 @@ from runner_spec import wire
 from worker.cancellation import end_tasks
 from worker.queue import keys
 from worker.queue.claim import Held
-from worker.queue.errors import QueueRefused
+from worker.queue.errors import LogsForgotten, QueueRefused
 from worker.queue.record import Record, Recorder, flatten, needs_transaction, restore_job, terminal_status
 from worker.queue.script import Word, load
 from worker.queue.settlement import Requeue, Settlement, ledger_head
@@ -43,6 +43,7 @@ class Answer(StrEnum):
     RECORDED = "recorded"
     FENCED = "fenced"
     SLOW = "slow"
+    LOGS = "logs"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +84,7 @@ class Committer:
 
         Raises:
             QueueRefused: Redis answered with a permanent error; nothing was recorded.
+            LogsForgotten: a log that the settlement demands is not complete; nothing was recorded.
         """
         answer: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._waiting.put_nowait(Entry(held, settlement, answer))
@@ -131,6 +133,7 @@ class Committer:
                 keys.job_hash(claim.job_id),
                 keys.dependents_set(claim.job_id),
                 wire.attempts_key(claim.job_id),
+                wire.log_index_key(claim.job_id, claim.attempt),
             ]
             self._script.queue(pipeline, names, arguments)
         try:
@@ -167,7 +170,7 @@ class Committer:
         if answer is Answer.SLOW:
             self._start_slow(entry)
         else:
-            _resolve(entry, answer is Answer.RECORDED)
+            _resolve(entry, _verdict(answer))
         return True
 
     def _arguments(self, entry: Entry) -> list[Word]:
@@ -176,7 +179,7 @@ class Committer:
         commands = flatten(pipeline)
         claim = entry.settlement.claim
         arguments: list[Word] = [self._worker, claim.attempt, ledger_head(claim.execution_id, self._worker)]
-        arguments.append(len(commands))
+        arguments += [len(entry.settlement.logs), *entry.settlement.logs, len(commands)]
         for words in commands:
             arguments += [len(words), *words]
         return arguments
@@ -196,7 +199,7 @@ class Committer:
                     except ServerUnavailable as error:
                         self._connections.outage.report(error)
                         await asyncio.sleep(RESEND_DELAYS[min(tries, len(RESEND_DELAYS) - 1)])
-            _resolve(entry, answer is Answer.RECORDED)
+            _resolve(entry, _verdict(answer))
         except asyncio.CancelledError:
             entry.answer.cancel()
             raise
@@ -234,6 +237,9 @@ class Committer:
             entry = reads.hget(wire.attempts_key(claim.job_id), str(claim.attempt)) or b""
             pipeline.unwatch()
             return _own_entry(entry, claim.execution_id, self._worker)
+        if not _are_complete(reads, settlement):
+            pipeline.unwatch()
+            return Answer.LOGS
         status = (reads.hget(job, "status") or b"deleted").decode("utf-8", "replace")
         ready: dict[str, list[str]] = {}
         if status == "started":
@@ -289,6 +295,21 @@ class Committer:
 def _own_entry(entry: bytes, execution_id: str, worker: str) -> Answer:
     head = ledger_head(execution_id, worker).encode()
     return Answer.RECORDED if entry.startswith(head) else Answer.FENCED
+
+
+def _are_complete(reads: Any, settlement: Settlement) -> bool:  # noqa: ANN401 - as above
+    """As commit.lua asks."""
+    if not settlement.logs:
+        return True
+    index = wire.log_index_key(settlement.claim.job_id, settlement.claim.attempt)
+    return all(entry and b'"complete":true' in entry for entry in reads.hmget(index, *settlement.logs))
+
+
+def _verdict(answer: Answer) -> bool | LogsForgotten:
+    """What the caller of `commit` is told."""
+    if answer is Answer.LOGS:
+        return LogsForgotten("Redis has forgotten logs that were complete; nothing was recorded.")
+    return answer is Answer.RECORDED
 
 
 def _refused(error: ServerError) -> QueueRefused:

@@ -27,6 +27,10 @@ class QueueRefused(QueueError):  # noqa: N818 - as above
     """Redis answered with an error that will come back: a key of the wrong type, missing permissions."""
 
 
+class LogsForgotten(QueueError):  # noqa: N818 - as above
+    """Logs that were complete are so no more: a failover has lost their last writes. Store them again, then settle."""
+
+
 class LeaseLost(QueueError):  # noqa: N818 - as above
     """This incarnation is over: others have taken over its executions, or were told to.
 

@@ -315,6 +315,7 @@ class JobQueue:
 
         Raises:
             QueueRefused: Redis answered with a permanent error; nothing was recorded.
+            LogsForgotten: a log that the settlement demands is not complete; nothing was recorded.
         """
         execution_id = settlement.claim.execution_id
         held = self._held.get(execution_id)

@@ -1,7 +1,7 @@
 """How an attempt is put on record: a value, made by the supervisor and written by `JobQueue.settle`."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -58,7 +58,8 @@ Action = Finish | Fail | Stop | Requeue
 class Settlement:
     """The end of one attempt: its outcome, what becomes of the job, and more entries for the ledger (JSON: `pod`, …).
 
-    `ended_at` is in Unix seconds, None for now.
+    `ended_at` is in Unix seconds, None for now. `logs` are the containers whose logs must be complete in Redis at that
+    very moment: stored before, they may have been forgotten since, in a failover.
     """
 
     claim: Claim
@@ -66,6 +67,7 @@ class Settlement:
     action: Action
     ledger: Mapping[str, Any] = field(default_factory=dict)
     ended_at: float | None = None
+    logs: Sequence[str] = ()
 
     @property
     def wait(self) -> Wait | None:

@@ -4,6 +4,7 @@ import asyncio
 import json
 import time
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from rq import Queue
 from adapters.redis_server import connect, embed, start_server
 from runner_spec import wire
 from tests.worker.queue.scene import DESCRIPTION, Place, Scene, claim_one, fail, finish, play, requeue, stop
-from worker.queue import Fail, Finish, JobQueue, QueueRefused, QueueUnavailable, Requeue, Settlement
+from worker.queue import Fail, Finish, JobQueue, LogsForgotten, QueueRefused, QueueUnavailable, Requeue, Settlement
 from worker.queue.claim import JOB_FIELDS, read_reply
 from worker.queue.record import Recorder, flatten, needs_transaction
 
@@ -380,5 +381,30 @@ def test_an_end_is_not_recorded_by_who_lost_the_execution_and_got_it_back_unseen
             assert await queue.settle(finish(claim))  # it is on record, by this worker
         assert await scene.redis.zscore("rq:finished:jobs", "a") is not None
         assert await scene.redis.zcard("rq:wip:jobs") == 0
+
+    play(place, scenario)
+
+
+@pytest.mark.parametrize("dependents", [False, True], ids=["by the script", "by rq's own transaction"])
+def test_an_end_is_not_recorded_without_the_logs_that_belong_to_it(place: Place, *, dependents: bool) -> None:
+    """A failover may forget that a log was complete, after its writer was told so and before the commit."""
+
+    async def scenario(scene: Scene) -> None:
+        scene.enqueue("a")
+        if dependents:
+            scene.enqueue("b", depends_on="a")
+        async with scene.worker() as queue:
+            claim = await claim_one(queue)
+            settlement = replace(finish(claim), logs=("run", "upload"))
+            index = wire.log_index_key("a", claim.attempt)
+            await scene.redis.hset(index, mapping={"run": '{"complete":true}', "upload": '{"complete":false}'})
+            with pytest.raises(LogsForgotten):
+                await queue.settle(settlement)
+            assert await scene.status("a") == "started"
+            assert await scene.ledger("a") == {}
+
+            await scene.redis.hset(index, "upload", '{"complete":true}')
+            assert await queue.settle(settlement)
+            assert await scene.status("a") == "finished"
 
     play(place, scenario)
