@@ -70,7 +70,7 @@ async def full(stage: Stage) -> None:
 async def full_for_long(stage: Stage) -> None:
     """A worker that takes nothing compares what it holds with Redis all the same."""
     job = await stage.submit("held", Script((held(),)))
-    stage.victim(capacity="1")
+    stage.victim(capacity="1", lease_seconds="20")  # adoption compares, too, every third of the lease
     await stage.running(job)
     await stage.passed("worker.queue.job_queue:JobQueue.tick#3")
     stage.world.runtime.release()
