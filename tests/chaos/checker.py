@@ -15,6 +15,7 @@ from itertools import combinations, pairwise
 from typing import Any, Final
 
 from runner_spec import anatomy, names
+from runner_spec.pod_status import LOST
 from tests.chaos.artifact_rule import unproven
 from tests.chaos.log_rule import silent_loss
 from tests.chaos.records import Evidence, JobRecord, Loss, Run, Submitted
@@ -339,8 +340,10 @@ def _exit_codes(case: _Case) -> Iterator[Finding]:
 
 def _recorded_code(outcome: Mapping[str, Any]) -> int | None:
     """The exit code of `run` on record: what was seen of it, else the one of the outcome, which may be of `upload`."""
-    containers = outcome.get("evidence", {}).get("containers", {})
-    recorded: int | None = containers.get(anatomy.RUN, {}).get("exit_code", outcome.get("exit_code"))
+    run = outcome.get("evidence", {}).get("containers", {}).get(anatomy.RUN, {})
+    if run.get("reason") in LOST:
+        return None  # the kubelet's placeholder for what nobody has seen
+    recorded: int | None = run.get("exit_code", outcome.get("exit_code"))
     return recorded
 
 

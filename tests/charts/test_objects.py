@@ -79,7 +79,7 @@ def test_every_container_is_locked(objects: Objects) -> None:
             for amount in ("memory", "ephemeral-storage"):
                 assert container["resources"]["limits"][amount], container["name"]
             assert container["resources"]["requests"]["cpu"], container["name"]
-    assert seen == len(DEPLOYMENTS) + 1  # the worker waits for this chart's Redis in one of its own
+    assert seen == len(DEPLOYMENTS)
 
 
 def test_only_who_talks_to_the_api_server_gets_a_token(objects: Objects) -> None:
