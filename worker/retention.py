@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from adapters.object_store import ObjectMeta, ObjectStore, StoreError
 from adapters.redis_server import AsyncClient, RedisError, translated
-from runner_spec import storage, wire
+from runner_spec import ownership, storage, wire
 from runner_spec.policy import Policy
 from worker.metrics import WorkerMetrics
 
@@ -35,7 +35,7 @@ PASS_FOLDERS: Final = 500
 DELETE_BATCH: Final = 1000
 SCAN_COUNT: Final = 1000
 # In every other status there may be another attempt.
-ENDED: Final = frozenset({b"finished", b"failed", b"stopped", b"canceled"})
+ENDED: Final = frozenset(status.encode() for status in ownership.ENDED)
 
 
 def utc_now() -> datetime:
