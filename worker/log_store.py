@@ -61,6 +61,7 @@ class LogEntry:
     """How far one container's log is stored; `complete` only when its very end was seen.
 
     `starts` is None for a container that is not started again, and where a worker of an earlier version wrote last.
+    `pod` is the uid of the pod that the log is read from; empty where none was seen, or by an earlier version.
     """
 
     size: int = 0
@@ -69,6 +70,7 @@ class LogEntry:
     cursor: LogCursor = _BEGINNING
     gaps: tuple[LogGap, ...] = ()
     starts: LogStarts | None = None
+    pod: str = ""
 
     @property
     def durable(self) -> int:
@@ -87,6 +89,8 @@ class LogEntry:
         }
         if self.starts is not None:
             data["starts"] = asdict(self.starts)
+        if self.pod:
+            data["pod"] = self.pod
         return json.dumps(data, separators=(",", ":"))
 
     @classmethod
@@ -98,7 +102,7 @@ class LogEntry:
         gaps = tuple(LogGap(**gap) for gap in data["gaps"])
         cursor = LogCursor.from_list(data["cursor"])
         starts = LogStarts(**data["starts"]) if "starts" in data else None
-        return cls(data["size"], tuple(data["pieces"]), data["complete"], cursor, gaps, starts)
+        return cls(data["size"], tuple(data["pieces"]), data["complete"], cursor, gaps, starts, data.get("pod", ""))
 
     def grown(self, length: int, cursor: LogCursor) -> "LogEntry":
         """The entry after `length` more bytes."""

@@ -37,9 +37,9 @@ class LogKeeper:
         self.store = store
         self._batch = LogBatch(connection)
 
-    def writer(self, job_id: str, attempt: int, container: str) -> LogWriter:
-        """The writer of one container's log."""
-        return LogWriter(self._batch, self.store, job_id, attempt, container)
+    def writer(self, job_id: str, attempt: int, container: str, pod: str) -> LogWriter:
+        """The writer of the log of one container of the pod with this uid; empty when no pod was seen."""
+        return LogWriter(self._batch, self.store, job_id, attempt, container, pod=pod)
 
     def reader(self) -> LogReader:
         """Reads what the writers stored."""
@@ -66,6 +66,7 @@ class LogStreams:
         self._job_id, self._attempt, self._pod = job_id, attempt, pod
         self._has_secrets = has_secrets
         self._limit = limit
+        self._uid = ""  # the pod's, once it was seen
         self._followers: dict[str, LogFollower] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._given_up: dict[str, str] = {}  # to be declared missing, and why
@@ -78,6 +79,7 @@ class LogStreams:
 
     def update(self, pod: dict[str, Any]) -> None:
         """Start to follow containers that have started, and note those that have ended."""
+        self._uid = pod["metadata"]["uid"]
         status, spec = pod.get("status", {}), pod.get("spec", {})
         self._sidecars |= {c["name"] for c in spec.get("initContainers", ()) if c.get("restartPolicy") == "Always"}
         states = {c["name"]: c for kind in ("initContainerStatuses", "containerStatuses") for c in status.get(kind, ())}
@@ -113,7 +115,7 @@ class LogStreams:
     def _follower(self, container: str) -> LogFollower:
         return LogFollower(
             self._keeper.source,
-            self._keeper.writer(self._job_id, self._attempt, container),
+            self._keeper.writer(self._job_id, self._attempt, container, self._uid),
             self._pod,
             container,
             limit=self._limit,

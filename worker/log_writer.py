@@ -33,6 +33,7 @@ STORE_RETRY_S: Final = 1.0
 STORE_PATIENCE_S: Final = 30.0
 # Of one log: every write sends the entry with all its gaps, and a container that crashes for days must not fill Redis.
 MAX_GAPS: Final = 100
+ANOTHER_POD: Final = "what stands before this was read from another pod of this attempt, and may not be all of it"
 
 # KEYS: index, stream. ARGV: container, entry as known, entry from now on, retention, offset, data ('' for none),
 # entries to keep ('' for all: only what is durable may go).
@@ -55,13 +56,15 @@ class LogWriter:
     """The one writer of one container's log.
 
     Call `open` first, and again after `RedisUnavailable` (the write may have taken effect, or not). Not for concurrent
-    use.
+    use. `pod` is the uid of the pod whose log it is; empty when none was seen.
     """
 
-    def __init__(self, batch: LogBatch, store: ObjectStore, job_id: str, attempt: int, container: str) -> None:
+    def __init__(
+        self, batch: LogBatch, store: ObjectStore, job_id: str, attempt: int, container: str, *, pod: str = ""
+    ) -> None:
         self._batch = batch
         self._store = store
-        self._job_id, self._attempt, self._container = job_id, attempt, container
+        self._job_id, self._attempt, self._container, self._pod = job_id, attempt, container, pod
         self._index = wire.log_index_key(job_id, attempt)
         self._stream = wire.log_stream_key(job_id, attempt, container)
         self._known = ""  # the entry's text in Redis
@@ -75,6 +78,12 @@ class LogWriter:
         self._known = found.decode() if found else ""
         self.entry = LogEntry.from_json(found)
         self.let_go()
+        await self._recover()
+        if self._pod and self.entry.pod not in {"", self._pod}:
+            await self._begin_anew()
+
+    async def _recover(self) -> None:
+        """Hold again what is in Redis only; what Redis has lost of it is declared."""
         missing = self.entry.size - self.entry.durable
         if not missing:
             return
@@ -90,6 +99,14 @@ class LogWriter:
         if at < self.entry.size:  # Redis lost them: keep what is left in its place, and say so
             entry = replace(self.entry, size=at)
             await self._write(_with_gap(entry, f"{self.entry.size - at} bytes of the log were lost by Redis"))
+
+    async def _begin_anew(self) -> None:
+        """What is stored was read from another pod of this attempt, of which Redis knew nothing any more.
+
+        Its cursor says nothing about this pod's log; its bytes are kept, with a border.
+        """
+        entry = replace(self.entry, complete=False, cursor=LogCursor(), starts=None, pod=self._pod)
+        await self._write(_with_gap(entry, ANOTHER_POD) if entry.size else entry)
 
     async def append(self, data: bytes, cursor: LogCursor, starts: LogStarts | None = None) -> None:
         """Store more of the log, as one entry of the stream; `cursor` is the place after it, in the log of `starts`.
@@ -177,6 +194,7 @@ class LogWriter:
         self._pending.clear()
 
     async def _write(self, entry: LogEntry, data: bytes = b"", *, keep: int | None = None) -> None:
+        entry = replace(entry, pod=self._pod or entry.pod)
         text = entry.to_json()
         arguments: list[Word] = [self._container, self._known, text, RETENTION_S, self.entry.size, data]
         arguments.append("" if keep is None else keep)

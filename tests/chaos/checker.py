@@ -17,7 +17,7 @@ from typing import Any, Final
 from runner_spec import anatomy, names
 from runner_spec.pod_status import LOST
 from tests.chaos.artifact_rule import unproven
-from tests.chaos.log_rule import silent_loss
+from tests.chaos.log_rule import silent_loss_of_several
 from tests.chaos.records import Evidence, JobRecord, Loss, Run, Submitted
 
 # Seconds for which an attempt may still be seen alive after the next one was begun: a pod that was deleted by force
@@ -359,12 +359,10 @@ def _logs(case: _Case) -> Iterator[Finding]:
         if run.attempt <= record.attempt:
             written[run.attempt, run.container].append(run)
     for key, runs in written.items():
-        # Two pods of one attempt are told elsewhere: its log is that of one of them.
-        stored = record.logs.get(key)
-        known = [run for run in runs if run.log is not None]
-        troubles = [silent_loss(stored, run.log, at_least=run.log_at_least) for run in known if run.log is not None]
-        if troubles and all(troubles) and len(known) == len(runs):
-            yield _forgotten_log(case, known, key) or case.violation(Kind.LOG_GAP, key[0], f"{key[1]}: {troubles[0]}")
+        # That there were two pods of one attempt is told elsewhere.
+        known = [(run.log, run.log_at_least) for run in runs if run.log is not None]
+        if len(known) == len(runs) and (trouble := silent_loss_of_several(record.logs.get(key), known)):
+            yield _forgotten_log(case, runs, key) or case.violation(Kind.LOG_GAP, key[0], f"{key[1]}: {trouble}")
     for (attempt, container), stored in record.logs.items():
         if (attempt, container) in written:
             continue

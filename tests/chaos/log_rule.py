@@ -1,6 +1,7 @@
 """The rule for one log: what is stored is what was written, or what is missing is declared, at its place."""
 
-from itertools import pairwise
+from collections.abc import Sequence
+from itertools import pairwise, permutations
 
 from tests.chaos.records import StoredLog
 
@@ -35,6 +36,27 @@ def silent_loss(stored: StoredLog | None, written: bytes, *, at_least: int | Non
             return f"bytes {where} to {where + len(part)} as stored are not what was written {_after(at, written)}"
         at = found + len(part)
     return ""
+
+
+def silent_loss_of_several(stored: StoredLog | None, runs: Sequence[tuple[bytes, int | None]]) -> str:
+    """The same where several pods ran as one attempt, because Redis forgot it; `runs` is what each wrote (see above).
+
+    The log is that of one of them. Or it is one's beginning, and another's all behind a declared border: a worker that
+    did not know yet went on with the first.
+    """
+    troubles = [silent_loss(stored, written, at_least=at_least) for written, at_least in runs]
+    if not all(troubles):
+        return ""
+    if stored is None:
+        return troubles[0]
+    for border, _ in stored.gaps:
+        head = StoredLog(stored.content[:border], tuple(g for g in stored.gaps if g[0] <= border), complete=False)
+        gaps = tuple((offset - border, why) for offset, why in stored.gaps if offset > border)
+        tail = StoredLog(stored.content[border:], gaps, complete=stored.complete)
+        for first, last in permutations(runs, 2):
+            if not silent_loss(head, first[0], at_least=first[1]) and not silent_loss(tail, last[0], at_least=last[1]):
+                return ""
+    return troubles[0]
 
 
 def _ended_with(written: bytes, part: bytes, earliest: int) -> bytes:

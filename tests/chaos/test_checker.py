@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from runner_spec import names
 from tests.chaos.checker import WINDOW_S, Kind, Report, check
-from tests.chaos.log_rule import silent_loss
+from tests.chaos.log_rule import silent_loss, silent_loss_of_several
 from tests.chaos.records import (
     Artifact,
     Evidence,
@@ -282,6 +282,16 @@ def test_each_lie_about_a_finished_job_is_caught_alone(kind: Kind, breaks: list[
 
 
 @pytest.mark.parametrize(
+    ("reason", "found"), [("ContainerStatusUnknown", []), ("Unknown", []), ("Error", ["false green"])]
+)
+def test_a_placeholder_for_the_exit_code_of_a_lost_container_is_no_claim(reason: str, found: list[str]) -> None:
+    history = finished(attempts=2)
+    placeholder = {"containers": {"run": {"reason": reason, "exit_code": 137}}}
+    outcome(1, exit_code=None, evidence=placeholder)(history)
+    assert kinds(check(history.evidence())) == found
+
+
+@pytest.mark.parametrize(
     "breaks",
     [
         [run(exit_code=0), outcome(1, exit_code=None)],
@@ -502,3 +512,42 @@ def test_a_dropped_byte_is_always_noticed_unless_declared(written: bytes, data: 
     stored = StoredLog(written[:at] + written[at + 1 :], (), complete=True)
     assert silent_loss(stored, written) != ""
     assert silent_loss(replace(stored, gaps=((at, "why"),)), written) == ""
+
+
+ONE, TWO = (b"one.", None), (b"two.", None)
+
+
+@pytest.mark.parametrize(
+    ("content", "gaps"),
+    [
+        (b"two.", ()),  # the log of either
+        (b"one.", ()),
+        (b"one.two.", (4,)),  # a border between them
+        (b"two.one.", (4,)),
+        (b"ontwo.", (2,)),  # of the first, what was read of it
+        (b"ontwo", (2, 5)),
+        (b"onto.", (2, 3)),
+    ],
+)
+def test_of_two_pods_of_an_attempt_the_log_is_of_one_or_of_both_with_a_border(
+    content: bytes, gaps: tuple[int, ...]
+) -> None:
+    stored = StoredLog(content, tuple((offset, "why") for offset in gaps), complete=True)
+    assert silent_loss_of_several(stored, [ONE, TWO]) == ""
+
+
+@pytest.mark.parametrize(
+    ("content", "gaps"),
+    [
+        (b"one.two.", ()),  # no border
+        (b"one.two.", (3,)),  # elsewhere
+        (b"onwo.", (2,)),  # of the second, the beginning is missing
+        (b"ontwo", (2,)),  # or the end
+        (b"three.", ()),
+        (b"one.three.", (4,)),
+    ],
+)
+def test_between_two_pods_of_an_attempt_nothing_is_lost_in_silence(content: bytes, gaps: tuple[int, ...]) -> None:
+    stored = StoredLog(content, tuple((offset, "why") for offset in gaps), complete=True)
+    assert silent_loss_of_several(stored, [ONE, TWO])
+    assert silent_loss_of_several(None, [ONE, TWO])

@@ -19,6 +19,9 @@ class Door:
         self._lost: list[bytes] = []
         self._after = b""
         self._then_shut = False
+        self._hold: list[bytes] = []
+        self._holding = False
+        self._let_go = asyncio.Event()
 
     @property
     def url(self) -> str:
@@ -44,10 +47,26 @@ class Door:
         """Whether that has happened."""
         return not self._lost
 
+    def hold(self, *words: bytes) -> None:
+        """The next request that holds all of the words waits at the door, until `let_go`."""
+        self._hold, self._holding = list(words), False
+        self._let_go.clear()
+
+    @property
+    def holding(self) -> bool:
+        """Whether such a request has come."""
+        return self._holding
+
+    def let_go(self) -> None:
+        """What waits may pass, and nothing else will have to wait."""
+        self._hold = []
+        self._let_go.set()
+
     def open(self) -> None:
         """Let everybody in again."""
         self._shut = False
         self._lost = []
+        self.let_go()
 
     async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
@@ -75,6 +94,9 @@ class Door:
         recent = b""
         try:
             while request := await reader.read(1 << 16):
+                if self._hold and all(word in request for word in self._hold):
+                    self._hold, self._holding = [], True
+                    await self._let_go.wait()
                 recent = recent + request if self._lost else b""
                 if self._lost and self._after in recent and all(word in request for word in self._lost):
                     self._lost = []

@@ -11,7 +11,6 @@ from tests.kill_points.points import Point
 _GATEWAY: Final = "the gateway's and the command line's: a worker stores nothing in streams and lists nothing so"
 _READERS: Final = "those who read logs (command line, gateway) call it; a worker reads last lines only"
 _EMBEDDED: Final = "for the embedded Redis or cluster, which end with their process"
-_FORGOTTEN: Final = "a failover between the end of a log and the commit that follows at once: chaos has it"
 
 REASONS: Final = {
     "adapters.kubernetes_api:KubernetesApi.connect#1": _EMBEDDED,
@@ -25,8 +24,6 @@ REASONS: Final = {
     "adapters.object_store:_WatchedSource.__anext__": _GATEWAY,
     "adapters.redis_connections:Connections.aclose#2": "with Sentinel only, after all else has ended",
     "worker.earlier_logs:EarlierLogs.catch_up#2": "a container started twice within one round trip to the kubelet",
-    "worker.log_streams:LogStreams.finish_again": _FORGOTTEN,
-    "worker.supervisor:Supervisor._record#2": _FORGOTTEN,
     "worker.log_store:LogReader.read": _READERS,
     "worker.log_store:LogReader._merged": _READERS,
     "worker.log_store:LogReader._follow": _READERS,

@@ -1,5 +1,6 @@
 import json
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -69,6 +70,15 @@ def test_a_result_tells_what_happened_and_how_long_it_took() -> None:
     assert result["artifacts"][0]["files"] == [{"path": "junit.xml", "size": 99, "sha256": "ab" * 32}]
     assert [(cache["key"], cache["result"]) for cache in result["caches"]] == [("pip-1", "hit"), ("pip-1", "unchanged")]
     assert json.loads(json.dumps(result, allow_nan=False)) == result
+
+
+@pytest.mark.parametrize(("reason", "shown"), [("ContainerStatusUnknown", None), ("Unknown", None), ("Error", 137)])
+def test_the_exit_code_of_a_container_that_its_node_has_lost_is_not_shown(reason: str, shown: int | None) -> None:
+    pod = pods.over(137, reason=reason)
+    outcome = classify(pod, pods.START + 50.0)
+    assert isinstance(outcome, Outcome)
+    codes = {stage["name"]: stage["exit_code"] for stage in job_result(outcome, 1, pod)["stages"]}
+    assert codes == {"db": 143, "checkout": 0, "upload": 0, "run": shown}
 
 
 def test_without_a_pod_the_outcome_is_the_result() -> None:

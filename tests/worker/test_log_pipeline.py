@@ -19,7 +19,7 @@ from worker import log_writer
 from worker.log_batch import LogBatch
 from worker.log_follower import LogFollower
 from worker.log_store import LogReader
-from worker.log_writer import LogFencedError, LogWriter
+from worker.log_writer import ANOTHER_POD, LogFencedError, LogWriter
 from worker.metrics import WorkerMetrics
 
 JOB, ATTEMPT = "job", 1
@@ -33,8 +33,8 @@ class World:
         self.metrics = WorkerMetrics(CollectorRegistry())
         self.reader = LogReader(connection, self.store)
 
-    def writer(self, container: str = "run") -> LogWriter:
-        return LogWriter(self.batch, self.store, JOB, ATTEMPT, container)
+    def writer(self, container: str = "run", *, pod: str = "") -> LogWriter:
+        return LogWriter(self.batch, self.store, JOB, ATTEMPT, container, pod=pod)
 
     async def text(self, container: str | None = None) -> list[bytes]:
         return [line.text async for line in self.reader.read(JOB, ATTEMPT, container=container)]
@@ -217,6 +217,53 @@ def test_what_redis_lost_is_declared_at_its_place() -> None:
         await second.append(b"2026-01-01T00:00:02Z b\n", LogCursor("2026-01-01T00:00:02Z", 1))
         await second.close()
         assert await here.text() == [b"[dynapod] 23 bytes of the log were lost by Redis", b"b"]
+
+    run(test)
+
+
+@pytest.mark.parametrize("complete", [True, False])
+def test_another_pod_of_the_attempt_begins_its_log_anew_behind_a_border(*, complete: bool) -> None:
+    """Redis had forgotten the first pod, but not that a worker, not yet aware of it, went on with its log."""
+
+    async def test(here: World) -> None:
+        first = here.writer(pod="one")
+        await first.open()
+        await first.append(b"2026-01-01T00:00:05Z a\n", LogCursor("2026-01-01T00:00:05Z", 1))
+        if complete:
+            await first.close()
+        second = here.writer(pod="two")
+        stream = Stream([(1, b"b"), (2, b"c")])  # on a node whose clock is behind: its cursor would hide them all
+        following = LogFollower(stream, second, "pod", "run", secrets=None, limit=10**9, metrics=here.metrics)
+        following.container_ended()
+        await following.run()
+        assert await here.text() == [b"a", b"[dynapod] " + ANOTHER_POD.encode(), b"b", b"c"]
+        entry = (await here.reader.entries(JOB, ATTEMPT))["run"]
+        assert (entry.complete, entry.pod) == (True, "two")
+
+    run(test)
+
+
+def test_a_log_that_no_other_pod_wrote_to_has_no_border() -> None:
+    async def test(here: World) -> None:
+        await here.writer(pod="one").open()
+        for pod in ("one", "one", ""):
+            writer = here.writer(pod=pod)
+            await writer.open()
+            await writer.append(b"2026-01-01T00:00:01Z a\n", LogCursor("2026-01-01T00:00:01Z", 1))
+        assert await here.text() == [b"a", b"a", b"a"]
+
+    run(test)
+
+
+def test_an_empty_log_of_another_pod_is_simply_taken_over() -> None:
+    async def test(here: World) -> None:
+        first, second = here.writer(pod="one"), here.writer(pod="two")
+        await first.open()
+        await first.close()
+        await second.open()
+        assert not second.entry.complete
+        await second.append(b"2026-01-01T00:00:01Z a\n", LogCursor("2026-01-01T00:00:01Z", 1))
+        assert await here.text() == [b"a"]
 
     run(test)
 

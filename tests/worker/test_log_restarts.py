@@ -203,7 +203,7 @@ def pod_with(service: Json, run: Json) -> Json:
         "initContainerStatuses": [{"name": "db", "restartCount": 0, "state": service}],
         "containerStatuses": [{"name": "run", "restartCount": 0, "state": run}],
     }
-    return {"spec": spec, "status": statuses}
+    return {"metadata": {"uid": "u"}, "spec": spec, "status": statuses}
 
 
 def test_the_log_of_a_service_that_runs_on_is_read_up_to_now_when_the_job_is_given_up() -> None:

@@ -115,7 +115,8 @@ async def kubelet() -> AsyncIterator[World]:
 
 
 def pod(state: dict[str, Any], *containers: str) -> dict[str, Any]:
-    return {"status": {"containerStatuses": [{"name": name, "state": state} for name in containers or ("run",)]}}
+    statuses = [{"name": name, "state": state} for name in containers or ("run",)]
+    return {"metadata": {"uid": "u"}, "status": {"containerStatuses": statuses}}
 
 
 @pytest.mark.parametrize("name", ["stuck", "trickles"])
@@ -206,7 +207,7 @@ def test_all_logs_of_a_worker_share_one_bound_while_the_object_store_is_away(mon
     async def test(here: World) -> None:
         store = AwayStore()
         streams = here.streams("quick", store)
-        writers = [streams._keeper.writer("job", 1, f"c{n}") for n in range(20)]
+        writers = [streams._keeper.writer("job", 1, f"c{n}", "uid") for n in range(20)]
 
         async def fill(writer: log_writer.LogWriter) -> None:
             await writer.open()

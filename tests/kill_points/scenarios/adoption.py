@@ -9,8 +9,9 @@ from typing import Any
 from devcluster.audit import Fault, RequestFacts
 from runner_spec import wire
 from tests.kill_points.containers import Script, Start
+from tests.kill_points.instrument import AFTER
 from tests.kill_points.scenarios.conditions import claimed, finished, logged, runs_again, taken
-from tests.kill_points.scenarios.faults import BUSY, FORBIDDEN, lose_reply_of_script, on
+from tests.kill_points.scenarios.faults import BUSY, FORBIDDEN, hold_script, lose_reply_of_script, on
 from tests.kill_points.scenarios.registry import scenario
 from tests.kill_points.stage import Stage, held, lines
 
@@ -193,8 +194,11 @@ async def redis_forgot_an_attempt(stage: Stage) -> None:
         await stage.redis.hset(key, wire.FIELD_ATTEMPT, 1)
     await stage.redis.delete(wire.attempts_key(job))
     stage.world.faults = on("get", Fault(error=FORBIDDEN))
+    await hold_script(stage, "mint")  # until then nobody holds that pod
     stage.victim()
     await stage.passed("worker.orphans:Orphans._has_predecessor#1")
     stage.world.faults = None
+    await stage.passed("worker.orphans:Orphans._has_predecessor#1", phase=AFTER)
+    stage.world.door.let_go()
     stage.world.runtime.release()
     await stage.ended()

@@ -37,6 +37,16 @@ def once(verb: str, fault: Fault) -> FaultPlan:
 
 async def lose_reply_of_script(stage: Stage, name: str) -> None:
     """The next run of this script takes effect, and its caller does not learn of it."""
+    stage.world.door.lose_reply_of(await _known(stage, name))
+
+
+async def hold_script(stage: Stage, name: str) -> None:
+    """The next run of this script waits at the door."""
+    stage.world.door.hold(await _known(stage, name))
+
+
+async def _known(stage: Stage, name: str) -> bytes:
+    """The script's digest; Redis knows it: else what is lost or held may be the reply that it does not."""
     script = load(name)
-    await stage.redis.script_load(script.text)  # else the reply that is lost may be that the script is not known
-    stage.world.door.lose_reply_of(script.digest.encode())
+    await stage.redis.script_load(script.text)
+    return script.digest.encode()

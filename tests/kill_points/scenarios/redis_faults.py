@@ -2,7 +2,7 @@
 
 from runner_spec import wire
 from tests.kill_points.containers import Script
-from tests.kill_points.scenarios.faults import lose_reply_of_script
+from tests.kill_points.scenarios.faults import hold_script, lose_reply_of_script
 from tests.kill_points.scenarios.registry import scenario
 from tests.kill_points.stage import Stage, held, lines
 
@@ -58,6 +58,20 @@ async def commit_unanswered(stage: Stage) -> None:
     await stage.running(job)
     await lose_reply_of_script(stage, "commit")
     stage.world.runtime.release()
+    await stage.ended()
+
+
+@scenario
+async def redis_forgets_the_end_of_a_log(stage: Stage) -> None:
+    """A failover between the end of a log and the commit that follows at once."""
+    job = await stage.submit("held", Script((held(*lines(20)),)))
+    stage.victim()
+    await stage.running(job)
+    await hold_script(stage, "commit")
+    stage.world.runtime.release()
+    await stage.when(lambda: stage.world.door.holding, "the commit is sent")
+    await stage.redis.delete(wire.log_index_key(job, 1), f"dynapod:log:{job}:1:run")
+    stage.world.door.let_go()
     await stage.ended()
 
 
