@@ -268,6 +268,14 @@ _LOG: Final = (
         "a part of the log that Redis lost is missing without a word",
         ("tests/worker/test_log_pipeline.py::test_what_redis_lost_is_declared_at_its_place",),
     ),
+    Sabotage(
+        "trust-another-pods-cursor",
+        "worker/log_writer.py",
+        'if self._pod and self.entry.pod not in {"", self._pod}:',
+        'if self._pod and self.entry.pod == "?":',
+        "after a failover, the log of an attempt's second pod is read on from where the first one's ended",
+        ("tests/worker/test_log_pipeline.py::test_another_pod_of_the_attempt_begins_its_log_anew_behind_a_border",),
+    ),
 )
 
 _ARTIFACTS: Final = (
