@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from adapters.kubernetes_api import KubernetesApi
-from benchmarks.figures import Times
 from benchmarks.sightings import Sighting, Sightings
+from benchmarks.start_table import Times
+from benchmarks.suite import BenchmarkError
 from devcluster.clock import parse_timestamp
 from runner_spec import anatomy, names
 from runner_spec.admission import admit
@@ -24,10 +25,6 @@ PATIENCE_S: Final = 60.0
 NOBODY: Final = "kubectl"
 
 _Line = tuple[float, float]  # written and read, unix seconds
-
-
-class BenchmarkError(Exception):
-    """No figure can be given; the message says why, and the remedy."""
 
 
 @dataclass(frozen=True, slots=True)

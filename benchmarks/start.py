@@ -19,9 +19,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from adapters.kubernetes_api import ApiError, KubernetesApi
-from benchmarks.figures import Comparison, Times, table
-from benchmarks.first_line import BenchmarkError, Stopwatch, Variant, description
+from benchmarks.first_line import Stopwatch, Variant, description
 from benchmarks.sightings import Sighting, Sightings
+from benchmarks.start_table import Comparison, Times, table
+from benchmarks.suite import BenchmarkError
 from runner_spec.policy import parse_policy
 from runner_spec.version import __version__
 from tests.cluster import images

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from benchmarks import start
-from benchmarks.figures import Comparison, Times, table
+from benchmarks.start_table import Comparison, Times, table
 
 
 def times(read: float) -> Times:
