@@ -103,7 +103,7 @@ async def finds_log_that_redis_lost(stage: Stage) -> None:
     await predecessor(stage, lambda: logged(stage, job), "the log has begun")
     await stage.redis.delete(f"dynapod:log:{job}:1:run")
     stage.victim()
-    await stage.passed("worker.log_writer:LogWriter.open#3")
+    await stage.passed("worker.log_writer:LogWriter._recover#2")
     stage.world.runtime.release()
     await stage.ended()
 

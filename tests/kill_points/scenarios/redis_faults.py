@@ -1,10 +1,12 @@
 """Redis is away, does not answer, has forgotten its scripts, refuses."""
 
 from runner_spec import wire
+from runner_spec.log_cursor import LogCursor
 from tests.kill_points.containers import Script
 from tests.kill_points.scenarios.faults import hold_script, lose_reply_of_script
 from tests.kill_points.scenarios.registry import scenario
 from tests.kill_points.stage import Stage, held, lines
+from worker.log_store import LogEntry
 
 
 @scenario
@@ -72,6 +74,18 @@ async def redis_forgets_the_end_of_a_log(stage: Stage) -> None:
     await stage.when(lambda: stage.world.door.holding, "the commit is sent")
     await stage.redis.delete(wire.log_index_key(job, 1), f"dynapod:log:{job}:1:run")
     stage.world.door.let_go()
+    await stage.ended()
+
+
+@scenario
+async def finds_the_log_of_another_pod(stage: Stage) -> None:
+    """A failover took back the claim of its first pod, and not what that one's worker stored a moment later."""
+    job = await stage.submit("held", Script((held(*lines(20)),)))
+    entry = LogEntry(complete=True, cursor=LogCursor("2999-01-01T00:00:00Z", 1), pod="another")
+    await stage.redis.hset(wire.log_index_key(job, 1), "run", entry.to_json())
+    stage.victim()
+    await stage.logged(job, "line 19")
+    stage.world.runtime.release()
     await stage.ended()
 
 
