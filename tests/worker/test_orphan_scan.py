@@ -65,6 +65,7 @@ async def until(condition: Callable[[], Awaitable[bool]]) -> None:
             await asyncio.sleep(0.05)
 
 
+@pytest.mark.slow
 def test_a_forgotten_workers_pods_are_deleted_on_proof_and_all_others_left(redis_url: str, tmp_path: Path) -> None:
     async def test() -> None:
         async with site(redis_url, tmp_path, SleepRuntime(600.0)) as here, AsyncExitStack() as stack:
