@@ -1,6 +1,7 @@
 """What processes use: CPU time and memory, as the kernel counts them."""
 
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 
 import psutil
@@ -26,14 +27,15 @@ class Usage:
     @classmethod
     def of(cls, pids: Iterable[int], *, children: bool = False) -> "Usage":
         """At this moment; with `children`, those that run now, too."""
-        processes = [psutil.Process(pid) for pid in pids]
+        workers = [psutil.Process(pid) for pid in pids]
+        accounts = [_account(worker) for worker in workers]
         if children:
-            processes += [child for process in processes for child in process.children(recursive=True)]
-        times = [process.cpu_times() for process in processes]
-        memory = [process.memory_full_info() for process in processes]
-        return cls(
-            sum(t.user + t.children_user for t in times),
-            sum(t.system + t.children_system for t in times),
-            sum(m.rss for m in memory),
-            sum(m.uss for m in memory),
-        )
+            for child in [child for worker in workers for child in worker.children(recursive=True)]:
+                with suppress(psutil.NoSuchProcess):  # it has just ended: from now on it is in its parent's account
+                    accounts.append(_account(child))
+        return cls(*(sum(amounts) for amounts in zip(*accounts, strict=True))) if accounts else cls(0, 0, 0, 0)
+
+
+def _account(process: psutil.Process) -> tuple[float, float, int, int]:
+    times, memory = process.cpu_times(), process.memory_full_info()
+    return times.user + times.children_user, times.system + times.children_system, memory.rss, memory.uss

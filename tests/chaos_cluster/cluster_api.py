@@ -63,6 +63,17 @@ class ClusterApi:
             found: Json = await answer.json(content_type=None)
             return found
 
+    async def text(self, path: str) -> str:
+        """What is not JSON: metrics.
+
+        Raises:
+            RefusedError: by the server.
+        """
+        async with self._session.get(path, timeout=aiohttp.ClientTimeout(total=CALL_S)) as answer:
+            if answer.status >= 300:
+                raise RefusedError(answer.status, await answer.text())
+            return await answer.text()
+
     async def watch(self, path: str, version: str, seconds: float) -> AsyncIterator[Json]:
         """The events after a resourceVersion, for so long; bookmarks too."""
         query = {

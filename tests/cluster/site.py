@@ -235,10 +235,10 @@ async def kubernetes(namespace: str) -> AsyncIterator[KubernetesApi]:
 
 
 @asynccontextmanager
-async def jobs_namespace(name: str) -> AsyncIterator[None]:
+async def jobs_namespace(name: str, *, labels: Mapping[str, str] = RESTRICTED) -> AsyncIterator[None]:
     """A namespace that admits restricted pods only, removed afterwards with everything in it."""
     async with kubernetes(name) as api:
-        await api.call("POST", "/api/v1/namespaces", body={"metadata": {"name": name, "labels": RESTRICTED}})
+        await api.call("POST", "/api/v1/namespaces", body={"metadata": {"name": name, "labels": dict(labels)}})
         try:
             await _until_usable(api)
             yield
