@@ -1,7 +1,7 @@
 """The Kubernetes API: raw JSON through the official client, which keeps its authentication, TLS, proxies and pool.
 
 The client's typed methods cost twice the CPU of a raw call and refuse fields they do not know
-(docs/decisions/0002-raw-json.md). This is the only module that imports the kubernetes library.
+(docs/decisions/0002-raw-json.md). With kubernetes_package, the only module that imports the kubernetes library.
 """
 
 import asyncio
@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any, Final
 
 import aiohttp
-from kubernetes.aio import config as kubernetes_config
-from kubernetes.aio.client import ApiClient, Configuration
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_delay, wait_random_exponential
 
+from adapters.kubernetes_package import ApiClient, Configuration
+from adapters.kubernetes_package import config as kubernetes_config
 from runner_spec.ownership import Meeting, meet
 from runner_spec.version import __version__
 

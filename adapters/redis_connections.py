@@ -15,12 +15,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Self, TypeAlias
 
-import fakeredis
 import redis
 import redis.asyncio
 import redis.asyncio.sentinel
 import redis.sentinel
-from fakeredis import aioredis as async_fakeredis
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
 from redis.client import Pipeline
@@ -120,6 +118,9 @@ def embed() -> Connections:
 
     Not a proof of anything about crashes: its blocking commands return at once and `INFO` is missing.
     """
+    import fakeredis  # noqa: PLC0415 - 3 MB and 0.05 s in every command and service, which only this function needs
+    from fakeredis import aioredis as async_fakeredis  # noqa: PLC0415 - as above
+
     server = fakeredis.FakeServer()
     options: dict[str, Any] = {"server": server, "encoding_errors": "surrogateescape"}
     return Connections(

@@ -1,5 +1,6 @@
 """Compressed streams: gzip in this process, Zstandard through the `zstd` program."""
 
+import io
 import shutil
 import subprocess
 import threading
@@ -108,6 +109,9 @@ class _Filter:
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0
         )
+        # Most reads ask for a header of 512 bytes, or for a small file.
+        assert self._process.stdout
+        self._output = io.BufferedReader(self._process.stdout, CHUNK)  # type: ignore[type-var]  # raw: bufsize=0
         self._feed = feed
         self._error: BaseException | None = None
         # A daemon: when we give up, it may be blocked on the network for a while.
@@ -126,8 +130,7 @@ class _Filter:
                 self._process.stdin.close()
 
     def read(self, size: int, /) -> bytes:
-        assert self._process.stdout
-        chunk: bytes = self._process.stdout.read(size)
+        chunk = self._output.read(size)
         if not chunk:
             self._finish()
         return chunk
@@ -146,15 +149,15 @@ class _Filter:
         self._process.kill()
         self._process.wait()
         self._feeder.join(timeout=1)
-        for pipe in (self._process.stdout, self._process.stderr):
-            assert pipe
-            pipe.close()
+        self._output.close()
+        assert self._process.stderr
+        self._process.stderr.close()
 
 
 @contextmanager
 def _zstd_compress(chunks: Iterator[bytes]) -> Iterator[Iterator[bytes]]:
     def feed(pipe: IO[bytes]) -> None:
-        for chunk in chunks:
+        for chunk in _gathered(chunks):
             _write_all(pipe, chunk)
 
     with closing(_Filter(_ZSTD_COMPRESS, feed)) as program:
@@ -169,6 +172,19 @@ def _zstd_expand(source: Readable) -> Iterator[Readable]:
 
     with closing(_Filter(_ZSTD_EXPAND, feed)) as program:
         yield program
+
+
+def _gathered(chunks: Iterator[bytes]) -> Iterator[bytes]:
+    """The same bytes in pieces of `CHUNK` or more: a small file is three chunks, and not worth three system calls."""
+    pieces: list[bytes] = []
+    size = 0
+    for chunk in chunks:
+        pieces.append(chunk)
+        size += len(chunk)
+        if size >= CHUNK:
+            yield b"".join(pieces)
+            pieces, size = [], 0
+    yield b"".join(pieces)
 
 
 def _write_all(pipe: IO[bytes], chunk: bytes) -> None:

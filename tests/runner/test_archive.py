@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runner import tree
-from runner.archive import ArchiveError, Member, Unpacker, pack
+from runner.archive import ArchiveError, Member, Unpacker, _header, pack
 
 ALL: list[Member] = [("workspace",), ("home",)]
 
@@ -257,3 +257,27 @@ def test_read_only_folders_are_removed(tmp_path: Path) -> None:
     with tree.directory(tmp_path) as descriptor:
         tree.remove(descriptor, "a")
     assert list(tmp_path.iterdir()) == []
+
+
+@given(
+    st.text(st.sampled_from("ab.é-"), min_size=1, max_size=110),
+    st.sampled_from([0, 1, 8**11 - 1, 8**11]),
+    st.sampled_from([-1.0, 0.0, 1_767_225_600.9, 8.0**11]),
+)
+def test_headers_say_what_the_standard_librarys_say(name: str, size: int, mtime: float) -> None:
+    found = os.stat_result((0o100751, 0, 0, 1, 0, 0, size, 0, mtime, 0))
+    header = _header(("workspace", name), found, tarfile.REGTYPE, size=size)
+    info = tarfile.TarFile(fileobj=io.BytesIO(header + bytes(2 * tarfile.BLOCKSIZE))).next()
+    assert info is not None
+    assert (info.name, info.size, info.mtime) == (f"workspace/{name}", size, max(0, int(mtime)))
+    assert (info.mode, info.type, info.linkname, info.uid, info.gid) == (0o751, tarfile.REGTYPE, "", 0, 0)
+
+
+@pytest.mark.parametrize("length", [1, 89, 90, 91, 100, 101])
+def test_folders_and_links_of_any_length_keep_name_and_target(length: int) -> None:
+    found = os.stat_result((0o40755, 0, 0, 1, 0, 0, 0, 0, 1, 0))
+    for kind, link in ((tarfile.DIRTYPE, ""), (tarfile.SYMTYPE, "t" * length)):
+        header = _header(("workspace", "n" * length), found, kind, link=link)
+        info = tarfile.TarFile(fileobj=io.BytesIO(header + bytes(2 * tarfile.BLOCKSIZE))).next()
+        assert info is not None
+        assert (info.name, info.type, info.linkname) == ("workspace/" + "n" * length, kind, link)
