@@ -7,7 +7,7 @@ create its pod, since a dead worker's request may still take effect.
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from typing import Any, Final, Protocol
 
 from adapters.redis_outage import Outage
@@ -24,7 +24,10 @@ from worker.roster import Roster
 
 log = logging.getLogger(__name__)
 
-BATCH: Final = 100
+# Jobs asked for at a time. Each time, what this worker holds is compared with Redis: more at a time, less to compare.
+BATCH: Final = 500
+# Seconds that others' leases have ended before they are looked at: their clocks and ours are not the server's.
+SOONEST_S: Final = 0.1
 # Jobs that a full worker takes over at each turn.
 BESIDES_FULL: Final = 10
 LOG_LOST: Final = "no pod of this attempt was found any more: what it may have printed is lost"
@@ -84,8 +87,9 @@ class Adoption:
         while True:
             try:
                 await self._queue.renew()
-                await self._cover_dead()
+                dead = await self._queue.lapsed()  # asked first: adoption forgets those who leave nothing
                 await self._adopt()
+                self._cover(dead)
             except QueueUnavailable as error:
                 # The lease is as good as lapsed where Redis is away for long: be among the first when it is back.
                 await self._queue.outage.pause(error)
@@ -95,42 +99,61 @@ class Adoption:
                 self.refused.report(error)
             else:
                 self.refused.over()
-            await asyncio.sleep(self._lease_seconds / 3)
+            await self._rest()
 
-    async def _cover_dead(self) -> None:
-        """See what pods dead workers left behind: one that died between record and deletion leaves no job to adopt."""
-        dead, known = await self._queue.lapsed(), self._dead
-        self._dead = dead
-        if dead - known:
+    async def _rest(self) -> None:
+        """Until the next heartbeat is due, or another lease ends: a dead worker's jobs should not wait for the rest."""
+        longest = self._lease_seconds / 3
+        try:
+            await asyncio.sleep(min(longest, SOONEST_S + await self._queue.next_lapse(longest)))
+        except (QueueUnavailable, QueueRefused):
+            await asyncio.sleep(longest)
+
+    def _cover(self, dead: set[str]) -> None:
+        """See what pods dead workers left behind: one that died between record and deletion leaves no job to adopt.
+
+        After the adoption, so that one LIST reports the pods of all jobs that were adopted.
+        """
+        new, self._dead = dead - self._dead, dead
+        if new:
             # Not awaited, as in `_adopt`.
-            self._hands.spawn(self._reflector.cover(dead - known))
+            self._hands.spawn(self._reflector.cover(new))
 
     async def _adopt(self) -> None:
         """Take over the jobs of dead workers, as far as there is room, and own claims whose reply was lost.
 
         A few even where there is none: their pods exist already, and claims fill every place that becomes free.
         """
+        adopted: list[Attempt] = []
         wanted = max(self._roster.room, BESIDES_FULL)
-        while wanted > 0:
-            claims = await self._queue.adopt(min(wanted, BATCH))
-            held = [self._roster.hold(claim) for claim in claims]
-            for attempt in held:
-                if first_step(adopted=attempt.claim.adopted) is Start.CREATE:
-                    self._hands.start(attempt, self._hands.launch(attempt))
-            adopted = [attempt for attempt in held if first_step(adopted=attempt.claim.adopted) is Start.FIND]
-            for attempt in adopted:
-                self._metrics.adopted.inc()
-                log.info("adopted", extra={"action": "adopted", **attempt.log_extra})
-                attempt.description = self._launcher.describe(attempt.claim)
-                self._hands.follow_logs(attempt)
-                if attempt.claim.workers_lost:
-                    self._hands.bury(attempt)
+        try:
+            while wanted > 0:
+                claims = await self._queue.adopt(min(wanted, BATCH))
+                adopted += self._take(claims)
+                if len(claims) < BATCH:
+                    return
+                wanted = self._roster.room
+        finally:
             if adopted:
                 # Not awaited here: while Kubernetes is away, the lease must be renewed all the same.
                 self._hands.spawn(self._find_pods(adopted))
-            if len(claims) < BATCH:
-                return
-            wanted = self._roster.room
+
+    def _take(self, claims: Sequence[Claim]) -> list[Attempt]:
+        """Hold what was taken over; returns those whose pods are to be found."""
+        adopted = []
+        for claim in claims:
+            attempt = self._roster.hold(claim)
+            if first_step(adopted=claim.adopted) is Start.CREATE:
+                self._hands.start(attempt, self._hands.launch(attempt))
+                continue
+            adopted.append(attempt)
+            self._metrics.adopted.inc()
+            log.info("adopted", extra={"action": "adopted", **attempt.log_extra})
+            attempt.description = self._launcher.describe(claim)
+            self._hands.follow_logs(attempt)
+            if claim.workers_lost:
+                self._hands.bury(attempt)
+        return adopted
 
     async def _find_pods(self, adopted: list[Attempt]) -> None:
         """A LIST that covers their creators' pods reports each pod that exists."""

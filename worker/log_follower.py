@@ -65,7 +65,7 @@ class LogFollower:
         self._earlier = EarlierLogs(source, self._intake, pod, container)
         self._may_restart = may_restart
         self._restarts = Restarts()
-        self._ended = asyncio.Event()
+        self._ended = False
         self._news = asyncio.Event()  # the container's status has changed: do not wait longer
         self._backoff = BACKOFF_FIRST_S
         # The last followed stream ended by itself, unbroken, and nothing is known of another start since. The kubelet
@@ -85,7 +85,7 @@ class LogFollower:
 
     def container_ended(self) -> None:
         """The container's status says that it has terminated: what the log holds now is all."""
-        self._ended.set()
+        self._ended = True
         self._news.set()
 
     def container_restarted(self, times: int, *, waits: bool = False) -> None:
@@ -176,7 +176,7 @@ class LogFollower:
 
     async def _once(self) -> bool:
         """One stream to its end; true when the log is complete."""
-        ended, restarts, read = self._ended.is_set(), self._restarts, self._intake.bytes_read
+        ended, restarts, read = self._ended, self._restarts, self._intake.bytes_read
         self._news.clear()
         try:
             await self._copy(restarts, last=ended)
@@ -251,7 +251,7 @@ class LogFollower:
     async def _pause(self) -> None:
         """Wait a little, less when the container's status changes meanwhile."""
         delay, self._backoff = self._backoff, min(self._backoff * 2, BACKOFF_MAX_S)
-        if self._ended.is_set():
+        if self._ended:
             await asyncio.sleep(delay)
             return
         try:

@@ -291,12 +291,15 @@ class Supervisor:
         if attempt.stop and not attempt.deletion_sent and not isinstance(observation, Outcome):
             self._end_early(attempt)
         if observation == attempt.observation:
+            if isinstance(observation, Running):
+                attempt.rest()
             return
         attempt.observation = observation
         if isinstance(observation, Outcome):
             self.end(attempt, observation)
         elif isinstance(observation, Running):
             self.show(attempt, "canceling" if attempt.stop else observation.stage)
+            attempt.rest()
         else:
             self.show(attempt, "waiting", observation.why)
 
@@ -490,7 +493,8 @@ class Supervisor:
                 self._roster.forget(attempt)
             if attempt.phase is not Phase.FOLLOWING:
                 continue
-            if isinstance(attempt.observation, Waiting) or _is_deleted(attempt.pod):
+            # Patience runs out with a pod that waits; and the end of a lost node's pod comes by the clock alone.
+            if isinstance(attempt.observation, Waiting) or attempt.pod_deleted:
                 self._guard(attempt, partial(self._judge, attempt))
             if not known and attempt.phase is Phase.FOLLOWING and attempt.pod_name not in self._verifying:
                 self.spawn(self._verify(attempt))
@@ -508,11 +512,6 @@ class Supervisor:
             self._gone(attempt.pod_name, attempt.pod_uid, None)
         else:
             self._guard(attempt, partial(self.observe, attempt, pod))
-
-
-def _is_deleted(pod: Pod | None) -> bool:
-    """Its end may come by the clock alone: a lost node sends no event."""
-    return pod is not None and "deletionTimestamp" in pod["metadata"]
 
 
 def _older(pod: Pod, known: Pod | None) -> bool:

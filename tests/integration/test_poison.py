@@ -40,7 +40,8 @@ class Reaper:
         killed = None
         while (await self._here.client.status(self._poison)).status in {"queued", "started"}:
             owner = await self._owner()
-            if owner is not None and owner != killed:
+            # From its pod on: killed sooner each time, no worker would ever create one, and there is none to delete.
+            if owner is not None and owner != killed and pod_name(self._poison, 1) in self._here.created_pods():
                 killed = owner
                 pid = await self._redis.hget(f"rq:worker:{owner.decode()}", "pid")
                 assert pid is not None

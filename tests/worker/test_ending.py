@@ -81,7 +81,9 @@ class Scene:
         if not await self.redis.exists("rq:job:j"):
             self.rq.enqueue(wire.RUN_FUNCTION, description, job_id="j", retry=retry)
         (claim,) = await self.queue.claim(1)
-        return Attempt(claim, f"dp-j-{claim.attempt}", parse_description(description), pod=pod)
+        attempt = Attempt(claim, f"dp-j-{claim.attempt}", parse_description(description))
+        attempt.pod = pod
+        return attempt
 
     async def log(self, service: str, *lines: str) -> None:
         writer = LogWriter(LogBatch(self.redis), self.store, "j", 1, service)

@@ -52,7 +52,9 @@ def attempt(description: JobDescription | None, pod: Json | None = None) -> Atte
         claimed_at=0.0,
         started_at=0.0,
     )
-    return Attempt(claim, "pod", description, pod=pod)
+    found = Attempt(claim, "pod", description)
+    found.pod = pod
+    return found
 
 
 def ask(folder: Path, found: Attempt, outcome: Outcome = SUCCESS, *manifests: int) -> Outcome:

@@ -232,6 +232,15 @@ class JobQueue:
         with queue_errors():
             return await self.lease.lapsed()
 
+    async def next_lapse(self, within: float) -> float:
+        """Seconds until another incarnation's lease ends, unless it is renewed; `within` when none does before.
+
+        Raises:
+            QueueUnavailable: no answer.
+        """
+        with queue_errors():
+            return await self.lease.next_lapse(within)
+
     async def adopt(self, limit: int) -> list[Claim]:
         """Executions of dead incarnations, up to `limit`, and own ones that this worker does not hold.
 

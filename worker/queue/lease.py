@@ -125,6 +125,15 @@ class Lease:
             past, impossible = await pipeline.execute()
         return {name.decode("utf-8", "surrogateescape") for name in [*past, *impossible]} - {self._worker}
 
+    async def next_lapse(self, within: float) -> float:
+        """Seconds until another incarnation's lease ends, unless it is renewed; `within` when none does before."""
+        now = self.now()
+        with translated():
+            ends: Any = await self._connections.control.zrangebyscore(
+                wire.LEASES_KEY, now, now + within, start=0, num=2, withscores=True
+            )
+        return min((end - now for name, end in ends if name != self._worker.encode()), default=within)
+
     async def release(self) -> None:
         """Give the lease up; executions stay registered, for others to adopt at once."""
         self._ends = 0.0
