@@ -19,7 +19,7 @@ QUIET_HOME := HOME=$(CURDIR)/$(WORK)/home XDG_CONFIG_HOME= XDG_CACHE_HOME= XDG_S
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo foreign test test-cluster chaos chaos-cluster kill-points mutations model bench-start check format lock images test-images clean
+.PHONY: help demo foreign test test-cluster chaos chaos-cluster kill-points mutations model bench bench-start check format lock images test-images clean
 
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -82,6 +82,10 @@ mutations: $(STAMP) ## Sabotage the product in a copy, one edit at a time: the t
 # Larger bounds: make model MODEL_ARGS='1 1 1' (jobs, faults, failovers)
 model: $(STAMP) ## Explore every order in which claim, lease, adoption, creation, commit and deletion can happen
 	env -u KUBECONFIG $(BIN)/python -m tests.model $(MODEL_ARGS)
+
+# make bench BENCH_ARGS='--only a,h --scale 0.1 --json'; with a cluster that has a fake node: KUBECONFIG (docs/performance.md)
+bench: $(STAMP) ## What dynapod costs and how fast it is, beside what it is compared with, in one table
+	@$(BIN)/python -m benchmarks $(BENCH_ARGS)
 
 # Extra arguments: make bench-start BENCH_ARGS='--runs 20 --json'
 bench-start: $(STAMP) ## Time from submit to the user's first line, beside kubectl apply, on the cluster of KUBECONFIG

@@ -85,11 +85,14 @@ class Adoption:
     async def run(self) -> None:
         """Renew the lease, and look for the jobs of others that have not, until cancelled or until it is lost."""
         while True:
+            pause = self._lease_seconds / 3
             try:
                 await self._queue.renew()
                 dead = await self._queue.lapsed()  # asked first: adoption forgets those who leave nothing
                 await self._adopt()
                 self._cover(dead)
+                # A dead worker's jobs should not wait for the rest of the pause.
+                pause = min(pause, SOONEST_S + await self._queue.next_lapse(pause))
             except QueueUnavailable as error:
                 # The lease is as good as lapsed where Redis is away for long: be among the first when it is back.
                 await self._queue.outage.pause(error)
@@ -99,15 +102,7 @@ class Adoption:
                 self.refused.report(error)
             else:
                 self.refused.over()
-            await self._rest()
-
-    async def _rest(self) -> None:
-        """Until the next heartbeat is due, or another lease ends: a dead worker's jobs should not wait for the rest."""
-        longest = self._lease_seconds / 3
-        try:
-            await asyncio.sleep(min(longest, SOONEST_S + await self._queue.next_lapse(longest)))
-        except (QueueUnavailable, QueueRefused):
-            await asyncio.sleep(longest)
+            await asyncio.sleep(pause)
 
     def _cover(self, dead: set[str]) -> None:
         """See what pods dead workers left behind: one that died between record and deletion leaves no job to adopt.
