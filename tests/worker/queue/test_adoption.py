@@ -170,6 +170,19 @@ def test_a_lapsed_lease_may_be_renewed_while_nothing_was_taken(place: Place) -> 
     play(place, scenario)
 
 
+def test_the_next_lapse_is_the_soonest_end_of_another_workers_lease(place: Place) -> None:
+    async def scenario(scene: Scene) -> None:
+        async with scene.worker() as worker, scene.worker() as neighbour, scene.worker() as other:
+            now, nearest = worker.lease.now(), {worker.worker: 1.0, neighbour.worker: 2.0, other.worker: 3.0}
+            await scene.redis.zadd(wire.LEASES_KEY, {name: now + seconds for name, seconds in nearest.items()})
+            assert await worker.next_lapse(4.0) == pytest.approx(2.0, abs=0.5)
+            await scene.lapse(neighbour)  # it is over: nothing to wait for
+            assert await worker.next_lapse(4.0) == pytest.approx(3.0, abs=0.5)
+            assert await worker.next_lapse(0.5) == 0.5
+
+    play(place, scenario)
+
+
 def test_an_execution_whose_worker_has_no_lease_at_all_is_found(place: Place) -> None:
     async def scenario(scene: Scene) -> None:
         scene.enqueue("a")
