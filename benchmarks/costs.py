@@ -23,8 +23,8 @@ _LABEL: Final = re.compile(r'(\w+)="([^"]*)"')
 class Costs:
     """From one moment to another. `requests` counts those for pods by verb (`subresource` ones as `VERB subresource`).
 
-    `reads` are what Redis took from sockets: a pipeline of many commands is one. `redis_ms` is the time that Redis
-    spent on commands, `cpu` the seconds of the workers.
+    `reads` are what Redis took from sockets: a pipeline of many commands is one. `commands` counts those in scripts,
+    too. `redis_ms` is the CPU time of the server, `cpu` and `user` are seconds of the workers.
     """
 
     requests: Counter[str]
@@ -67,12 +67,14 @@ class CostMeter:
         """At this moment."""
         stats: Any = self.redis.info("stats")
         commands: Any = self.redis.info("commandstats")
+        # Not the commands' own times: those of a script's commands are in the script's, too.
+        cpu: Any = self.redis.info("cpu")
         usage = Usage.of(self.pids)
         return Costs(
             pod_requests(await self.api.text("/metrics")),
             sum(facts["calls"] for facts in commands.values()),
             stats["total_reads_processed"],
-            sum(facts["usec"] for facts in commands.values()) / 1000,
+            (cpu["used_cpu_user"] + cpu["used_cpu_sys"]) * 1000,
             usage.cpu,
             usage.user,
         )
