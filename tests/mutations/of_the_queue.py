@@ -142,7 +142,7 @@ _ADOPTION: Final = (
     Sabotage(
         "forget-dead-workers-pods",
         "worker/adoption.py",
-        "            self._hands.spawn(self._reflector.cover(dead - known))\n",
+        "            self._hands.spawn(self._reflector.cover(new))\n",
         "            self._dead = dead\n",
         "the pod of a worker that died between record and deletion stays for ever",
         ("tests/worker/test_supervisor.py::test_the_pod_of_a_worker_that_died_between_record_and_deletion_is_deleted",),
