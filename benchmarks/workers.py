@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -14,11 +13,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.suite import BenchmarkError
-from tests.cluster.processes import free_port, stop
+from tests.cluster.processes import dynapod, free_port, stop
+from tests.cluster.site import answers
 
 READY_S: Final = 60.0
 POLL_S: Final = 0.01
-WORKER: Final = (sys.executable, "-c", "import sys; from worker.cli.main import main; sys.exit(main(['worker']))")
+WORKER: Final = tuple(dynapod("worker"))
 SILENT_WORKER: Final = (sys.executable, "-m", "benchmarks.silent_worker")
 
 
@@ -93,7 +93,8 @@ class BenchWorker:
             BenchmarkError: it has ended, or takes none after `READY_S`.
         """
         deadline = time.monotonic() + READY_S
-        while not self._answers("/readyz"):
+        ready = answers(self.port, "/readyz")
+        while not ready():
             if self.process.poll() is not None or time.monotonic() > deadline:
                 raise BenchmarkError(f"the worker is not ready: {self.log.read_text()[-1000:]}")
             time.sleep(POLL_S)
@@ -111,10 +112,3 @@ class BenchWorker:
         """By SIGKILL: as if its node were gone."""
         self.process.kill()
         self.process.wait()
-
-    def _answers(self, path: str) -> bool:
-        try:
-            urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=5).close()
-        except (urllib.error.URLError, OSError):
-            return False
-        return True
