@@ -254,7 +254,12 @@ def output(*command: str) -> str:
     Raises:
         BuildError: when it fails, with its words.
     """
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    # Debian's plain users do not have /usr/sbin in their PATH, where ldconfig is.
+    paths = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"))
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "PATH": paths})
+    except FileNotFoundError as error:
+        raise BuildError(f"{command[0]}: not found; install it") from error
     if done.returncode:
         raise BuildError(f"{' '.join(command)}: exit {done.returncode}\n{done.stdout}{done.stderr}")
     return done.stdout

@@ -35,12 +35,18 @@ class _End(asyncio.Protocol):
         self._link = link
         self._on_data = on_data
         self.waiting: set[str] = set()  # why nothing is read here
+        self._begun = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self.transport = transport
-        self.settle()
+        # Not at once: asyncio before 3.11.3 (Debian 12 has 3.11.2) forgets a pause that is made in here, and reads.
+        asyncio.get_running_loop().call_soon(self._begin)
         self._link.connected(self)
+
+    def _begin(self) -> None:
+        self._begun = True
+        self.settle()
 
     def data_received(self, data: bytes) -> None:
         self._on_data(data)
@@ -65,7 +71,7 @@ class _End(asyncio.Protocol):
 
     def settle(self) -> None:
         """Read, or let TCP hold the bytes where they are."""
-        if self.transport is None or self.transport.is_closing():
+        if self.transport is None or self.transport.is_closing() or not self._begun:
             return
         if self.waiting:
             self.transport.pause_reading()
