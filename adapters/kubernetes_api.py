@@ -1,7 +1,7 @@
-"""The Kubernetes API: raw JSON through the official client, which keeps its authentication, TLS, proxies and pool.
+"""The Kubernetes API: raw JSON, with the authentication and TLS of the official client.
 
 The client's typed methods cost twice the CPU of a raw call and refuse fields they do not know
-(docs/decisions/0002-raw-json.md). With kubernetes_package, the only module that imports the kubernetes library.
+(docs/decisions/0002-raw-json.md).
 """
 
 import asyncio
@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any, Final
 
 import aiohttp
+import orjson
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_delay, wait_random_exponential
 
-from adapters.kubernetes_package import ApiClient, Configuration
+from adapters.kubernetes_connection import JSON, KubernetesConnection
+from adapters.kubernetes_package import Configuration
 from adapters.kubernetes_package import config as kubernetes_config
 from runner_spec.ownership import Meeting, meet
-from runner_spec.version import __version__
 
 Json = dict[str, Any]
 
@@ -29,7 +30,6 @@ STREAM_CONNECT_TIMEOUT_S: Final = 10.0
 RETRY_FOR_S: Final = 30.0
 LIST_PAGE: Final = 500
 
-JSON: Final = "application/json"
 METADATA_ONLY: Final = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 
 _CONFLICT: Final = 409
@@ -150,15 +150,10 @@ class KubernetesApi:
         connections: int = 64,
         retry_seconds: float = RETRY_FOR_S,
     ) -> None:
-        configuration.connection_pool_maxsize = connections
         self.namespace = namespace
         self._retry_seconds = retry_seconds
-        self._calls = ApiClient(configuration)
-        streams = configuration.__deepcopy__({})
-        streams.connection_pool_maxsize = 0  # aiohttp: no limit
-        self._streams = ApiClient(streams)
-        for client in (self._calls, self._streams):
-            client.user_agent = f"dynapod/{__version__}"
+        self._calls = KubernetesConnection(configuration, limit=connections)
+        self._streams = KubernetesConnection(configuration, limit=0)
         self._pods = f"/api/v1/namespaces/{namespace}/pods"
 
     @classmethod
@@ -218,7 +213,9 @@ class KubernetesApi:
     ) -> Json:
         timeout = aiohttp.ClientTimeout(CALL_TIMEOUT_S)
         try:
-            response = await self._send(self._calls, method, path, query, body, timeout, accept)
+            response = await self._calls.send(
+                method, path, query=query, body=_encoded(body), accept=accept, timeout=timeout
+            )
             data = await response.read()
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             sent = not isinstance(error, aiohttp.ClientConnectorError)
@@ -226,28 +223,6 @@ class KubernetesApi:
         if response.status >= _OK_LIMIT:
             raise _refusal(response, data)
         return _parsed(data, f"{method} {path}")
-
-    async def _send(  # noqa: PLR0917 - private, one caller each for calls and streams
-        self,
-        client: ApiClient,
-        method: str,
-        path: str,
-        query: Mapping[str, str] | None,
-        body: Json | None,
-        timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109 - aiohttp's own structure: connect, read and total differ
-        accept: str = JSON,
-    ) -> aiohttp.ClientResponse:
-        verb, url, headers, sent, _ = await client.param_serialize(
-            method=method,
-            resource_path=path,
-            query_params=list((query or {}).items()),
-            header_params={"Accept": accept, "Content-Type": "application/json"},
-            body=body,
-            auth_settings=["BearerToken"],
-        )
-        answer = await client.call_api(verb, url, header_params=headers, body=sent, _request_timeout=timeout)
-        response: aiohttp.ClientResponse = answer.response
-        return response
 
     async def create_pod(self, manifest: Json) -> Json:
         """Create a pod; when it exists, for the same job and attempt, return that one (`runner_spec.ownership.meet`).
@@ -375,7 +350,7 @@ class KubernetesApi:
     ) -> AsyncGenerator[bytes, None]:
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=STREAM_CONNECT_TIMEOUT_S, sock_read=read_timeout)
         try:
-            response = await self._send(self._streams, "GET", path, query, None, timeout)
+            response = await self._streams.send("GET", path, query=query, body=None, accept=JSON, timeout=timeout)
             async with response:
                 if response.status >= _OK_LIMIT:
                     raise _refusal(response, await response.read())
@@ -399,10 +374,17 @@ async def _lines(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         pending = bytearray(rest)
 
 
+def _encoded(body: Json | None) -> bytes | None:
+    try:
+        return None if body is None else orjson.dumps(body)
+    except TypeError:  # half a surrogate pair, which is no Unicode: the API server has words for it
+        return json.dumps(body).encode()
+
+
 def _parsed(data: bytes, request: str) -> Json:
     """A proxy between us and the API server may answer 200 with a page of its own: as if there was no answer."""
     try:
-        parsed: Json = json.loads(data)
+        parsed: Json = orjson.loads(data)
     except ValueError as error:
         raise ApiError(0, "NotJson", f"{request}: the answer is no JSON: {data[:200]!r}") from error
     return parsed
@@ -412,7 +394,7 @@ def _refusal(response: aiohttp.ClientResponse, data: bytes) -> ApiError:
     """The server's Status object as an exception; a proxy in between may answer with something else."""
     reason, message, details = response.reason or "", data[:500].decode(errors="replace"), None
     try:
-        status = json.loads(data)
+        status = orjson.loads(data)
         if isinstance(status, dict):
             reason, message = status.get("reason") or reason, status.get("message") or message
             details = status.get("details")

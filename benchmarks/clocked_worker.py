@@ -39,7 +39,7 @@ class Notes:
         def traced(api: KubernetesApi, *given: Any, **options: Any) -> None:  # noqa: ANN401 - handed on
             connect(api, *given, **options)
             # Looked at when the first request opens the session, which is later.
-            api._calls.rest_client.configuration.trace_configs = [tracing]  # noqa: SLF001 - nothing else is so near the socket
+            api._calls.trace_configs = [tracing]  # noqa: SLF001 - nothing else is so near the socket
 
         async def noted(api: KubernetesApi, *given: Any, **options: Any) -> AsyncGenerator[WatchEvent, None]:  # noqa: ANN401 - handed on
             async with aclosing(watch_pods(api, *given, **options)) as events:

@@ -37,9 +37,9 @@ class LogKeeper:
         self.store = store
         self._batch = LogBatch(connection)
 
-    def writer(self, job_id: str, attempt: int, container: str, pod: str) -> LogWriter:
-        """The writer of the log of one container of the pod with this uid; empty when no pod was seen."""
-        return LogWriter(self._batch, self.store, job_id, attempt, container, pod=pod)
+    def writer(self, job_id: str, attempt: int, container: str, pod: str, *, begun: bool = True) -> LogWriter:
+        """The writer of the log of one container of the pod with this uid; see `LogWriter`."""
+        return LogWriter(self._batch, self.store, job_id, attempt, container, pod=pod, begun=begun)
 
     def reader(self) -> LogReader:
         """Reads what the writers stored."""
@@ -57,12 +57,23 @@ class LogStreams:
 
     Where the job has secrets, only `checkout` (which prints none: it masks its own) is followed from the start; the
     others once checkout has ended, because it is checkout that reports what to hide.
+
+    `begun`: another worker may have stored some of these logs.
     """
 
     def __init__(
-        self, keeper: LogKeeper, job_id: str, attempt: int, pod: str, *, has_secrets: bool, limit: int
+        self,
+        keeper: LogKeeper,
+        job_id: str,
+        attempt: int,
+        pod: str,
+        *,
+        has_secrets: bool,
+        limit: int,
+        begun: bool = True,
     ) -> None:
         self._keeper = keeper
+        self._begun = begun
         self._job_id, self._attempt, self._pod = job_id, attempt, pod
         self._has_secrets = has_secrets
         self._limit = limit
@@ -115,7 +126,7 @@ class LogStreams:
     def _follower(self, container: str) -> LogFollower:
         return LogFollower(
             self._keeper.source,
-            self._keeper.writer(self._job_id, self._attempt, container, self._uid),
+            self._keeper.writer(self._job_id, self._attempt, container, self._uid, begun=self._begun),
             self._pod,
             container,
             limit=self._limit,

@@ -56,17 +56,27 @@ class LogWriter:
     """The one writer of one container's log.
 
     Call `open` first, and again after `RedisUnavailable` (the write may have taken effect, or not). Not for concurrent
-    use. `pod` is the uid of the pod whose log it is; empty when none was seen.
+    use. `pod` is the uid of the pod whose log it is; empty when none was seen. `begun`: somebody may have stored some
+    of it; where this is the attempt's first worker, nobody is asked (should that be wrong, the first write is fenced).
     """
 
     def __init__(
-        self, batch: LogBatch, store: ObjectStore, job_id: str, attempt: int, container: str, *, pod: str = ""
+        self,
+        batch: LogBatch,
+        store: ObjectStore,
+        job_id: str,
+        attempt: int,
+        container: str,
+        *,
+        pod: str = "",
+        begun: bool = True,
     ) -> None:
         self._batch = batch
         self._store = store
         self._job_id, self._attempt, self._container, self._pod = job_id, attempt, container, pod
         self._index = wire.log_index_key(job_id, attempt)
         self._stream = wire.log_stream_key(job_id, attempt, container)
+        self._begun = begun
         self._known = ""  # the entry's text in Redis
         self._pending = bytearray()  # stored in Redis, not yet durable
         self.entry = LogEntry()
@@ -74,6 +84,9 @@ class LogWriter:
 
     async def open(self) -> None:
         """Take up the log where it was left, by this worker or another one."""
+        if not self._begun:
+            self._begun = True  # from the second time on: what this worker has written, or whoever has fenced it
+            return
         found = await self._batch.execute("HGET", self._index, self._container)
         self._known = found.decode() if found else ""
         self.entry = LogEntry.from_json(found)

@@ -96,6 +96,7 @@ class Supervisor:
         )
         self._creation = Creation(self._launcher, self._ending, self._roster, self._adoption, hands=self)
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._unknown: set[str] = set()  # pods that the watch did not know at the last look
         self._verifying: set[str] = set()  # pod names
         self._leaving = False
         self._claims_refused = Outage("no job is claimed")
@@ -225,6 +226,7 @@ class Supervisor:
             attempt.pod_name,
             has_secrets=has_secrets,
             limit=self._policy.max_log_bytes,
+            begun=claim.adopted,
         )
 
     # follow
@@ -487,6 +489,7 @@ class Supervisor:
 
     def _look_after(self) -> None:
         """Patience runs out without an event; and a pod may have gone before the watch knew it."""
+        before, self._unknown = self._unknown, set()
         for attempt in self._roster.attempts():
             known = self.reflector.knows(attempt.pod_name)
             if attempt.phase is Phase.DELETING and not known:
@@ -496,7 +499,11 @@ class Supervisor:
             # Patience runs out with a pod that waits; and the end of a lost node's pod comes by the clock alone.
             if isinstance(attempt.observation, Waiting) or attempt.pod_deleted:
                 self._guard(attempt, partial(self._judge, attempt))
-            if not known and attempt.phase is Phase.FOLLOWING and attempt.pod_name not in self._verifying:
+            if not known and attempt.phase is Phase.FOLLOWING:
+                self._unknown.add(attempt.pod_name)
+        # A watch may lag behind the reply to a creation, and at load it does: only who is unknown twice is asked for.
+        for name in self._unknown & before - self._verifying:
+            if (attempt := self._roster.of_pod(name)) is not None:
                 self.spawn(self._verify(attempt))
 
     async def _verify(self, attempt: Attempt) -> None:

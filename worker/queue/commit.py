@@ -21,6 +21,7 @@ from adapters.redis_server import RedisError as ServerError
 from adapters.redis_server import RedisUnavailable as ServerUnavailable
 from runner_spec import wire
 from worker.cancellation import end_tasks
+from worker.pace import Pace
 from worker.queue import keys
 from worker.queue.claim import Held
 from worker.queue.errors import LogsForgotten, QueueRefused
@@ -31,6 +32,8 @@ from worker.queue.settlement import Requeue, Settlement, ledger_head
 logger = logging.getLogger(__name__)
 
 BATCH: Final = 100
+# Between two round trips, while there is much to commit.
+GATHER_S: Final = 0.025
 # Seconds between two tries while Redis does not answer: a commit is idempotent, so it may be sent again.
 RESEND_DELAYS: Final = (0.1, 0.3, 1.0, 3.0, 5.0)
 # Threads that may wait for Redis at once; rq's own transactions are rare.
@@ -56,7 +59,7 @@ class Entry:
 
 
 class Committer:
-    """Collects settlements while a batch is under way, and sends them as the next one: no timer, no added latency."""
+    """Collects settlements while a batch is under way, and for `GATHER_S` after it was sent; they are the next one."""
 
     def __init__(self, connections: Connections, worker: str, recorder: Recorder) -> None:
         self._connections = connections
@@ -67,6 +70,7 @@ class Committer:
         self._slow_slots = asyncio.Semaphore(SLOW_COMMITS)
         self._slow_tasks: set[asyncio.Task[None]] = set()
         self._loop_task: asyncio.Task[None] | None = None
+        self._pace = Pace(GATHER_S)
 
     def start(self) -> None:
         """Begin to commit."""
@@ -93,9 +97,10 @@ class Committer:
     async def _run(self) -> None:
         while True:
             batch = [await self._waiting.get()]
-            while len(batch) < BATCH and not self._waiting.empty():
-                batch.append(self._waiting.get_nowait())
             try:
+                await self._pace.keep()
+                while len(batch) < BATCH and not self._waiting.empty():
+                    batch.append(self._waiting.get_nowait())
                 await self._commit_batch(batch)
             except asyncio.CancelledError:
                 for entry in batch:

@@ -376,7 +376,7 @@ class JobQueue:
                     await self._audit()
             if time.monotonic() >= self._refresh_due:
                 await self._refresh()
-            if time.monotonic() >= self._clean_due:
+            if self._maintenance.cut_short or time.monotonic() >= self._clean_due:
                 self._clean_due = time.monotonic() + self._maintenance_seconds
                 await self._maintenance.clean(self._maintenance_seconds)
 

@@ -13,7 +13,7 @@ from rq.rate_limit import RateLimitRegistry
 from rq.registry import FailedJobRegistry, FinishedJobRegistry, ReadyJobRegistry, ScheduledJobRegistry
 from rq.worker_registration import clean_worker_registry
 
-from adapters.redis_server import Connections, RedisError, WatchConflict, translated
+from adapters.redis_server import Connections, RedisError, RedisUnavailable, WatchConflict, translated
 from runner_spec import wire
 from worker.cancellation import end_tasks
 from worker.queue import keys
@@ -45,6 +45,8 @@ class Maintenance:
         self._date = date
         self._census = Census(connections.control, self._queues, date)
         self._walk: asyncio.Task[None] | None = None
+        # Redis went away: to be done as soon as it is back, for nobody else does it before the interval is over.
+        self.cut_short = False
         # Whoever comes first does it for the same queues only: others serve others.
         self._scope = ":" + ",".join(sorted(self._queues))
 
@@ -69,8 +71,13 @@ class Maintenance:
         if not walking and await self._is_mine(CENSUS_LOCK_KEY + self._scope, CENSUS_SECONDS):
             # Beside the rest: half a minute, where there are some 100,000 jobs.
             self._walk = asyncio.create_task(self._take_census(), name="census")
-        if await self._is_mine(LOCK_KEY + self._scope, interval):
-            await self._sweep()
+        if self.cut_short or await self._is_mine(LOCK_KEY + self._scope, interval):
+            try:
+                await self._sweep()
+            except RedisUnavailable:
+                self.cut_short = True
+                raise
+            self.cut_short = False
 
     async def aclose(self) -> None:
         """End a walk that is under way."""

@@ -159,6 +159,7 @@ async def suspected(stage: Stage) -> None:
     await stage.submit("innocent")
     stage.victim()
     await stage.passed("worker.queue.job_queue:JobQueue.wait#2")
+    await stage.running(job)  # a pod that comes up later would not be released
     stage.world.runtime.release()
     await stage.ended()
 

@@ -19,7 +19,7 @@ def play_behind_proxy(place: Place, scenario: Callable[[Scene, LossyProxy, JobQu
     async def run(scene: Scene) -> None:
         assert place.url is not None
         async with LossyProxy(place.url) as proxy, connect(proxy.url) as connections:
-            for script in ("claim", "adopt", "mint", "commit"):
+            for script in ("claim", "adopt", "mint", "commit", "sweep"):
                 await scene.redis.script_load(load(script).text)
             async with JobQueue(connections, ["jobs"], uuid4().hex) as queue:
                 await scenario(scene, proxy, queue)
@@ -130,3 +130,20 @@ def test_a_server_that_forgot_the_scripts_is_taught_them_again(server: Place) ->
             assert all(await asyncio.gather(queue.settle(finish(first)), queue.settle(finish(second))))
 
     play(server, scenario)
+
+
+def test_maintenance_that_an_outage_has_cut_short_is_done_at_the_next_tick(server: Place) -> None:
+    async def scenario(scene: Scene, proxy: LossyProxy, queue: JobQueue) -> None:
+        scene.enqueue("a")
+        await scene.redis.delete("rq:queue:jobs")
+        await scene.redis.hset("rq:job:a", "status", "ready_to_enqueue")
+        await scene.redis.zadd("rq:ready:jobs", {"a": 1})
+        proxy.lose_reply_of(load("sweep").digest)
+        with pytest.raises(QueueUnavailable):
+            await queue.tick()
+        assert await scene.redis.llen("rq:queue:jobs") == 0
+        await queue.tick()
+
+        assert await scene.redis.lrange("rq:queue:jobs", 0, -1) == [b"a"]
+
+    play_behind_proxy(server, scenario)
