@@ -503,8 +503,8 @@ class Supervisor:
                 self._unknown.add(attempt.pod_name)
         # A watch may lag behind the reply to a creation, and at load it does: only who is unknown twice is asked for.
         for name in self._unknown & before - self._verifying:
-            if (attempt := self._roster.of_pod(name)) is not None:
-                self.spawn(self._verify(attempt))
+            if (doubtful := self._roster.of_pod(name)) is not None:
+                self.spawn(self._verify(doubtful))
 
     async def _verify(self, attempt: Attempt) -> None:
         """Created, but deleted by somebody while no watch was open: no event will ever tell."""
