@@ -5,7 +5,6 @@ The client's typed methods cost twice the CPU of a raw call and refuse fields th
 """
 
 import asyncio
-import json
 import os
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing
@@ -14,15 +13,13 @@ from pathlib import Path
 from typing import Any, Final
 
 import aiohttp
-import orjson
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_delay, wait_random_exponential
 
 from adapters.kubernetes_connection import JSON, KubernetesConnection
+from adapters.kubernetes_json import ANYTHING, EVENT, POD, POD_LIST, Decoder, Json, decode, encode
 from adapters.kubernetes_package import Configuration
 from adapters.kubernetes_package import config as kubernetes_config
 from runner_spec.ownership import Meeting, meet
-
-Json = dict[str, Any]
 
 CALL_TIMEOUT_S: Final = 30.0
 # A watch or a followed log may be silent for long; the server ends a watch itself (timeoutSeconds).
@@ -31,6 +28,10 @@ RETRY_FOR_S: Final = 30.0
 LIST_PAGE: Final = 500
 
 METADATA_ONLY: Final = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
+
+# A manifest is ours. To have it decoded a second time, for warnings about unknown fields that nobody reads, costs the
+# API server as much as the first time.
+NOT_STRICT: Final = {"fieldValidation": "Ignore"}
 
 _CONFLICT: Final = 409
 _GONE: Final = 410
@@ -196,6 +197,7 @@ class KubernetesApi:
         query: Mapping[str, str] | None = None,
         body: Json | None = None,
         retry_seconds: float | None = None,
+        decoder: Decoder = ANYTHING,
     ) -> Json:
         """One request, its answer as JSON; temporary failures are retried, for `retry_seconds` if that is shorter.
 
@@ -205,27 +207,34 @@ class KubernetesApi:
         seconds = self._retry_seconds if retry_seconds is None else min(retry_seconds, self._retry_seconds)
         async for attempt in _retrying(seconds):
             with attempt:
-                return await self._call_once(method, path, query, body)
+                return await self._call_once(method, path, query, body, decoder=decoder)
         raise AssertionError("tenacity re-raises the last error")
 
     async def _call_once(
-        self, method: str, path: str, query: Mapping[str, str] | None, body: Json | None, accept: str = JSON
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str] | None,
+        body: Json | None,
+        *,
+        accept: str = JSON,
+        decoder: Decoder = ANYTHING,
     ) -> Json:
-        timeout = aiohttp.ClientTimeout(CALL_TIMEOUT_S)
+        timeout, content = aiohttp.ClientTimeout(CALL_TIMEOUT_S), None if body is None else encode(body)
         try:
-            response = await self._calls.send(
-                method, path, query=query, body=_encoded(body), accept=accept, timeout=timeout
-            )
+            response = await self._calls.send(method, path, query=query, body=content, accept=accept, timeout=timeout)
             data = await response.read()
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             sent = not isinstance(error, aiohttp.ClientConnectorError)
             raise ApiError(0, "Unreachable", f"{method} {path}: {error or type(error).__name__}", sent=sent) from error
         if response.status >= _OK_LIMIT:
             raise _refusal(response, data)
-        return _parsed(data, f"{method} {path}")
+        return _parsed(data, f"{method} {path}", decoder)
 
     async def create_pod(self, manifest: Json) -> Json:
         """Create a pod; when it exists, for the same job and attempt, return that one (`runner_spec.ownership.meet`).
+
+        Of a new one, what `kubernetes_json.Pod` has.
 
         The request is sent once. Sent again for want of an answer, it could create the pod a second time, after the
         first one was deleted. A proxy in between may repeat it all the same: the second one may also be forbidden, by
@@ -235,7 +244,7 @@ class KubernetesApi:
             ApiError: a foreign pod has the name (409), or had it (409, reason `Gone`); or as with every call.
         """
         try:
-            return await self._call_once("POST", self._pods, None, manifest)
+            return await self._call_once("POST", self._pods, NOT_STRICT, manifest, decoder=POD)
         except ApiError as error:
             if error.status not in (_CONFLICT, _FORBIDDEN):
                 raise
@@ -264,7 +273,7 @@ class KubernetesApi:
         if grace_seconds is not None:
             options["gracePeriodSeconds"] = grace_seconds
         try:
-            await self.call("DELETE", f"{self._pods}/{name}", body=options)
+            await self.call("DELETE", f"{self._pods}/{name}", body=options, decoder=POD)
         except ApiError as error:
             if error.status in (_NOT_FOUND, _CONFLICT):
                 return False
@@ -272,11 +281,11 @@ class KubernetesApi:
         return True
 
     async def list_pods(self, label_selector: str) -> tuple[list[Json], str]:
-        """All pods that match, and the resourceVersion from which to watch. Read in pages."""
+        """All pods that match (`kubernetes_json.Pod`), and the resourceVersion from which to watch. Read in pages."""
         items: list[Json] = []
         query = {"labelSelector": label_selector, "limit": str(LIST_PAGE)}
         while True:
-            page = await self.call("GET", self._pods, query=query)
+            page = await self.call("GET", self._pods, query=query, decoder=POD_LIST)
             items += page["items"]
             token = page["metadata"].get("continue")
             if not token:
@@ -291,7 +300,7 @@ class KubernetesApi:
         """
         query = {"labelSelector": label_selector, "limit": str(LIST_PAGE)}
         while True:
-            page = await self._call_once("GET", self._pods, query, None, f"{METADATA_ONLY},{JSON}")
+            page = await self._call_once("GET", self._pods, query, None, accept=f"{METADATA_ONLY},{JSON}")
             # A kube-apiserver (1.34) writes null for an empty list of metadata, not [] as for one of pods.
             for item in page["items"] or ():
                 yield item["metadata"]
@@ -303,7 +312,7 @@ class KubernetesApi:
     async def watch_pods(
         self, label_selector: str, resource_version: str, *, seconds: int
     ) -> AsyncGenerator[WatchEvent, None]:
-        """Events after `resource_version`, until the server closes the watch after `seconds`.
+        """Events after `resource_version`, of what `kubernetes_json.Pod` has, until the server's end after `seconds`.
 
         Raises:
             ApiError: `expired` when the version is too old, status 0 when the stream breaks.
@@ -318,7 +327,7 @@ class KubernetesApi:
         # One minute beyond the server's own end: a dead connection must not be mistaken for a quiet cluster.
         async with aclosing(self._stream(self._pods, query, read_timeout=seconds + 60.0)) as chunks:
             async for line in _lines(chunks):
-                event = _parsed(line, f"watch of {self._pods}")
+                event = _parsed(line, f"watch of {self._pods}", EVENT)
                 if event["type"] == "ERROR":
                     status = event["object"]
                     raise ApiError(status.get("code", 0), status.get("reason", ""), status.get("message", ""))
@@ -374,27 +383,19 @@ async def _lines(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         pending = bytearray(rest)
 
 
-def _encoded(body: Json | None) -> bytes | None:
-    try:
-        return None if body is None else orjson.dumps(body)
-    except TypeError:  # half a surrogate pair, which is no Unicode: the API server has words for it
-        return json.dumps(body).encode()
-
-
-def _parsed(data: bytes, request: str) -> Json:
+def _parsed(data: bytes, request: str, decoder: Decoder) -> Json:
     """A proxy between us and the API server may answer 200 with a page of its own: as if there was no answer."""
     try:
-        parsed: Json = orjson.loads(data)
+        return decode(data, decoder)
     except ValueError as error:
         raise ApiError(0, "NotJson", f"{request}: the answer is no JSON: {data[:200]!r}") from error
-    return parsed
 
 
 def _refusal(response: aiohttp.ClientResponse, data: bytes) -> ApiError:
     """The server's Status object as an exception; a proxy in between may answer with something else."""
     reason, message, details = response.reason or "", data[:500].decode(errors="replace"), None
     try:
-        status = orjson.loads(data)
+        status = decode(data)
         if isinstance(status, dict):
             reason, message = status.get("reason") or reason, status.get("message") or message
             details = status.get("details")

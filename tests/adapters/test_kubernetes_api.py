@@ -209,14 +209,15 @@ def test_an_answer_that_is_no_status_object_is_quoted() -> None:
 
 def test_lists_are_read_page_by_page() -> None:
     pages = [
-        {"items": [{"n": 1}], "metadata": {"resourceVersion": "5", "continue": "more"}},
-        {"items": [{"n": 2}], "metadata": {"resourceVersion": "5"}},
+        {"items": [{"metadata": {"name": "a"}}], "metadata": {"resourceVersion": "5", "continue": "more"}},
+        {"items": [{"metadata": {"name": "b"}}], "metadata": {"resourceVersion": "5"}},
     ]
 
     async def test() -> None:
         server = Server(*map(answer, pages))
         async with serving(server) as api:
-            assert await api.list_pods("a in (b,c)") == ([{"n": 1}, {"n": 2}], "5")
+            found = [{"metadata": {"name": "a"}}, {"metadata": {"name": "b"}}]
+            assert await api.list_pods("a in (b,c)") == (found, "5")
         assert "continue=more" in server.requests[1][1]
 
     asyncio.run(test())
