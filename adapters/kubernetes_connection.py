@@ -84,9 +84,8 @@ def _options(configuration: Configuration) -> dict[str, Any]:
     if configuration.tls_server_name:
         options["server_hostname"] = configuration.tls_server_name
     if proxy := configuration.proxy or _environment_proxy(URL(configuration.host)):
-        url = URL(proxy)
-        options |= {"proxy": url.with_user(None), "proxy_auth": aiohttp.BasicAuth.from_url(url)}
-        options["proxy_headers"] = configuration.proxy_headers
+        # As the official client sends it; aiohttp itself takes user and password out of the URL.
+        options |= {"proxy": proxy, "proxy_headers": configuration.proxy_headers}
     return options
 
 

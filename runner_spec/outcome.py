@@ -1,7 +1,7 @@
 """How an attempt ended: the verdict, whose fault it was, and the evidence."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final
 
@@ -47,7 +47,14 @@ class Outcome:
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-pure form, for results, events and the ledger."""
-        return asdict(self)
+        return {
+            "verdict": self.verdict,
+            "fault": self.fault,
+            "reason": self.reason,
+            "message": self.message,
+            "exit_code": self.exit_code,
+            "evidence": dict(self.evidence),
+        }
 
 
 @dataclass(frozen=True, slots=True)
