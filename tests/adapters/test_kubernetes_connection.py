@@ -66,7 +66,7 @@ def test_a_proxy_of_the_environment_is_used_with_its_password(monkeypatch: pytes
         assert [request.headers["Host"] for request in heard] == ["cluster.invalid:6443"]
         assert heard[0].headers["Proxy-Authorization"] == "Basic dXNlcjpwYXNz"
         assert heard[0].headers["Authorization"] == "Bearer secret"
-        assert heard[0].query_string == "labelSelector=a+in+%28b%2Cc%29"
+        assert heard[0].query["labelSelector"] == "a in (b,c)"
 
     asyncio.run(test())
 
