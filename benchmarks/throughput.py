@@ -34,6 +34,8 @@ KEPT_S: Final = 3600
 QUEUE: Final = "rq:queue:jobs"
 # The producer's work is not measured: jobs are submitted beforehand, and their queue appears all at once.
 PARKED: Final = "parked"
+# One worker whose policy delivers the shim in a volume: the pod has one container instead of two.
+VOLUME: Final = "image volume"
 
 
 @dataclass(slots=True)
@@ -87,7 +89,7 @@ class _Race:
 
     async def run(self, number: int) -> None:
         """One round: everybody once; who begins changes."""
-        contestants = ["limit", "limit with dynapod's pod", *(f"{count}" for count in WORKERS)]
+        contestants = ["limit", "limit with dynapod's pod", *(f"{count}" for count in WORKERS), VOLUME]
         if number % 2:
             contestants.reverse()
         for name in contestants:
@@ -95,6 +97,8 @@ class _Race:
                 rate = await self._limit(self.nodes.bare_manifest(), self.jobs)
             elif name.startswith("limit"):
                 rate = await self._limit(self.nodes.manifest(), self.jobs)
+            elif name == VOLUME:
+                rate = await self._dynapod(1, shim_delivery="image-volume")
             else:
                 rate = await self._dynapod(int(name))
             self.taken.add(name, rate)
@@ -103,13 +107,13 @@ class _Race:
     async def _limit(self, manifest: dict[str, object], pods: int) -> float:
         return await asyncio.to_thread(self.limit.rate, manifest, self.nodes.namespace, pods, CREATORS)
 
-    async def _dynapod(self, count: int) -> float:
+    async def _dynapod(self, count: int, **policy: str) -> float:
         """Jobs per second, from the moment at which the queue is there to the end of the last pod."""
         await self.connections.control.flushall()
         await self._submit(self.jobs)
         await self.connections.control.rename(QUEUE, PARKED)
         folder = self.options.folder / "crew"
-        crew = Crew(self.nodes.kubeconfig, self.redis_url, folder, self.nodes.policy, capacity=self.jobs)
+        crew = Crew(self.nodes.kubeconfig, self.redis_url, folder, {**self.nodes.policy, **policy}, capacity=self.jobs)
         with ExitStack() as stack:
             workers = await asyncio.to_thread(stack.enter_context, crew.workers(count))
             await self._submit(WARM_UP)
@@ -120,7 +124,7 @@ class _Race:
             await self.connections.control.rename(PARKED, QUEUE)
             await self._until(WARM_UP + self.jobs)
             seconds = time.monotonic() - began
-            if count == 1:
+            if count == 1 and not policy:
                 self.taken.costs.append(await meter.read() - before)
             _check(workers)
             await asyncio.to_thread(stack.close)
@@ -152,7 +156,9 @@ def _check(workers: Sequence[BenchWorker]) -> None:
 
 
 def _words(name: str) -> str:
-    return f"dynapod, workers: {name}" if name.isdigit() else name
+    if name.startswith("limit"):
+        return name
+    return f"dynapod, workers: {name}" if name.isdigit() else f"dynapod, {name}"
 
 
 def _figures(taken: _Taken, jobs: int) -> Iterable[Figure]:
@@ -163,6 +169,8 @@ def _figures(taken: _Taken, jobs: int) -> Iterable[Figure]:
     beside = ratios(rates["1"], rates["limit"])
     yield Figure("a", "dynapod beside the limit", "ratio", beside, at_least(0.90))
     yield Figure("a", "… with dynapod's own pod", "ratio", ratios(rates["1"], rates["limit with dynapod's pod"]))
+    note = "beside the limit; shim_delivery: image-volume, one container"
+    yield Figure("a", "… and its shim in a volume", "ratio", ratios(rates[VOLUME], rates["limit"]), note=note)
     for count in WORKERS[1:]:
         name = f"{count} workers beside 1"
         yield Figure("b", name, "ratio", ratios(rates[str(count)], rates["1"]), at_least(0.95))

@@ -21,6 +21,7 @@ from devcluster.mounts import PathMap
 from devcluster.quantity import parse_quantity, whole
 from devcluster.resources import Object
 from devcluster.runtime import Container, ContainerExit, ContainerRequest, Mount, StartError, StartRefusedError
+from runner_spec import anatomy
 
 _LOG: Final = logging.getLogger(__name__)
 _INIT: Final = Path(__file__).with_name("container_init.py")
@@ -99,7 +100,7 @@ class ProcessRuntime:
         paths = PathMap((*request.mounts, Mount(request.container["terminationMessagePath"], message_file)))
         orders: dict[str, Any] = {
             "command": self._command(request, image, paths),
-            "env": _base_environment(request, image) | paths.environment(request.environment),
+            "env": _base_environment(request, image) | _places(request, paths) | paths.environment(request.environment),
             "folder": _working_folder(request, paths),
             "log": str(request.folder / f"{request.attempt}.log"),
         }
@@ -298,6 +299,16 @@ def _base_environment(request: ContainerRequest, image: Image) -> dict[str, str]
     if image.path is not None:
         values["PATH"] = image.path
     return values
+
+
+def _places(request: ContainerRequest, paths: PathMap) -> dict[str, str]:
+    """The variables that say where dynapod's own containers find what is mounted: their manifests name none.
+
+    In a real pod the mount paths are where the runner and the shim look without being told. Services look nowhere.
+    """
+    if not any(mount.path == anatomy.PLAN_PATH for mount in request.mounts):
+        return {}
+    return {name: found for name, path in anatomy.PATHS.items() if (found := paths.path(path)) != path}
 
 
 def _working_folder(request: ContainerRequest, paths: PathMap) -> str:

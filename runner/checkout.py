@@ -35,7 +35,9 @@ def main() -> int:
         del os.environ[name]  # they have served their purpose: git and its helpers need not inherit them
     try:
         environment = Environment.read(os.environ)
-        report, code = Checkout(environment, environment.read_plan()).run(), Exit.OK
+        plan = environment.read_plan()
+        environment = environment.planned(plan)
+        report, code = Checkout(environment, plan).run(), Exit.OK
     except RunnerError as error:
         console.say(f"checkout failed: {error}")
         report, code = CheckoutReport(error.reason, console.redact(str(error))), error.exit
@@ -69,7 +71,7 @@ class Checkout:
         plan, environment = self._plan, self._environment
         credentials, source = Credentials(), plan.git
         if source and source.credentials:
-            if environment.credentials is None:
+            if not environment.credentials.is_dir():
                 raise TemporaryError("credentials", "the source has credentials, but none are mounted here")
             credentials = Credentials.load(environment.credentials)
         if source:

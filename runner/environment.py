@@ -1,7 +1,10 @@
-"""Where things are in this container: the variables of `runner_spec.anatomy`, read once."""
+"""Where things are in this container, as `runner_spec.anatomy` has it; a variable that is set says otherwise.
+
+The embedded cluster sets those of paths, and a pod that a worker of an older version has rendered has all of them.
+"""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -13,14 +16,16 @@ from runner_spec.plan import Plan
 ENV_BUSYBOX: Final = "DYNAPOD_BUSYBOX"  # a static busybox to install in place of /bin/busybox
 ENV_RETRY_BASE: Final = "DYNAPOD_RETRY_BASE"  # seconds before the first retry; doubles each time
 
+_RETRY_BASE: Final = 1.0
 Number = TypeVar("Number", int, float)
 
 
 @dataclass(frozen=True, slots=True)
 class Environment:
-    """Paths and addresses; None where this container has no such thing.
+    """Paths and addresses. A path says where something is when it is mounted; whether it is, the plan knows.
 
-    `retry_base` is in seconds, `report_limit` in bytes.
+    `bin` is None where nothing but the plan can say that checkout is to fill it. `gateway` is None where none is named.
+    `retry_base` is in seconds, `report_limit` in bytes (None: as the plan says).
     """
 
     workspace: Path
@@ -28,57 +33,66 @@ class Environment:
     state: Path
     plan: Path
     busybox: Path
-    retry_base: float = 1.0
+    termination_log: Path = Path(anatomy.TERMINATION_LOG_PATH)
+    token: Path = Path(anatomy.PATHS[anatomy.ENV_TOKEN])
+    credentials: Path = Path(anatomy.CREDENTIALS_PATH)
+    secrets: Path = Path(anatomy.SECRETS_PATH)
+    source: Path = Path(anatomy.SOURCE_PATH)
     bin: Path | None = None
-    termination_log: Path | None = None
-    report_limit: int = anatomy.TERMINATION_MESSAGE_LIMIT_BYTES
+    retry_base: float = _RETRY_BASE
+    report_limit: int | None = None
     gateway: str | None = None
     gateway_name: str = ""
-    token: Path | None = None
-    credentials: Path | None = None
-    secrets: Path | None = None
-    source: Path | None = None
 
     @classmethod
     def read(cls, variables: Mapping[str, str]) -> "Environment":
         """The environment as these variables describe it.
 
         Raises:
-            TemporaryError: when one that every container has is missing, or a number is none: worker and runner image
-                do not match.
+            TemporaryError: when HOME is missing, which every pod sets, or a number is none: worker and runner image do
+                not match.
         """
 
-        def required(name: str) -> Path:
-            if not (value := variables.get(name)):
-                raise TemporaryError("environment", f"{name} is not set: run this in a pod that dynapod rendered")
-            return Path(value)
+        def path(name: str) -> Path:
+            return Path(variables.get(name) or anatomy.PATHS[name])
 
-        def optional(name: str) -> Path | None:
-            return Path(value) if (value := variables.get(name)) else None
-
-        def number(name: str, kind: type[Number], default: Number) -> Number:
+        def number(name: str, kind: type[Number]) -> Number | None:
+            if (value := variables.get(name)) is None:
+                return None
             try:
-                return kind(variables.get(name, default))
+                return kind(value)
             except ValueError as error:
-                raise TemporaryError("environment", f"{name}: {variables[name]!r} is no number") from error
+                raise TemporaryError("environment", f"{name}: {value!r} is no number") from error
 
+        if not (home := variables.get("HOME")):
+            raise TemporaryError("environment", "HOME is not set: run this in a pod that dynapod rendered")
         return cls(
-            workspace=required(anatomy.ENV_WORKSPACE),
-            home=required("HOME"),
-            state=required(anatomy.ENV_STATE),
-            plan=required(anatomy.ENV_PLAN),
+            workspace=path(anatomy.ENV_WORKSPACE),
+            home=Path(home),
+            state=path(anatomy.ENV_STATE),
+            plan=path(anatomy.ENV_PLAN),
             busybox=Path(variables.get(ENV_BUSYBOX) or "/bin/busybox"),
-            retry_base=number(ENV_RETRY_BASE, float, 1.0),
-            bin=optional(anatomy.ENV_BIN),
-            report_limit=number(anatomy.ENV_REPORT_LIMIT, int, anatomy.TERMINATION_MESSAGE_LIMIT_BYTES),
-            termination_log=optional(anatomy.ENV_TERMINATION_LOG),
+            termination_log=path(anatomy.ENV_TERMINATION_LOG),
+            token=path(anatomy.ENV_TOKEN),
+            credentials=path(anatomy.ENV_CREDENTIALS),
+            secrets=path(anatomy.ENV_SECRETS),
+            source=path(anatomy.ENV_SOURCE),
+            bin=path(anatomy.ENV_BIN) if variables.get(anatomy.ENV_BIN) else None,
+            retry_base=_RETRY_BASE if (base := number(ENV_RETRY_BASE, float)) is None else base,
+            report_limit=number(anatomy.ENV_REPORT_LIMIT, int),
             gateway=variables.get(anatomy.ENV_GATEWAY) or None,
             gateway_name=variables.get(anatomy.ENV_GATEWAY_NAME, ""),
-            token=optional(anatomy.ENV_TOKEN),
-            credentials=optional(anatomy.ENV_CREDENTIALS),
-            secrets=optional(anatomy.ENV_SECRETS),
-            source=optional(anatomy.ENV_SOURCE),
         )
+
+    def planned(self, plan: Plan) -> "Environment":
+        """This environment, and what nothing but the plan says: whether to fill `bin`, and the report's limit.
+
+        With the shim in a volume of the runner's image, `checkout` has that folder too, as a part of its image: that it
+        exists means nothing.
+        """
+        folder = self.bin or (Path(anatomy.BIN_PATH) if plan.shim else None)
+        limit = plan.report_limit if self.report_limit is None else self.report_limit
+        return replace(self, bin=folder, report_limit=limit)
 
     def read_plan(self) -> Plan:
         """The plan of this attempt.

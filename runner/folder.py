@@ -16,14 +16,14 @@ _LEFT_OUT: Final = frozenset({".git", ".dynapod"})
 _CHUNK: Final = 256 * 1024
 
 
-def copy(source: FolderSource, root: Path | None, workspace: Path) -> int:
+def copy(source: FolderSource, root: Path, workspace: Path) -> int:
     """Copy what the plan names; the number of files and links copied.
 
     Raises:
         JobFaultError: (`source`) when a listed path would leave the folder.
         TemporaryError: (`source`) when the folder is not mounted, or a file cannot be read or written.
     """
-    if root is None or not root.is_dir():
+    if not root.is_dir():
         raise TemporaryError("source", "the source folder is not mounted here")
     console.say("copying the source folder" if source.files is None else f"copying {len(source.files)} source files")
     count = 0

@@ -27,10 +27,8 @@ def send_masks(plan: Plan, environment: Environment, credentials: Credentials, g
     gateway.put_masks(base64.b64encode(value).decode() for value in values)
 
 
-def _secret_values(names: Iterable[str], folder: Path | None) -> Iterable[bytes]:
+def _secret_values(names: Iterable[str], folder: Path) -> Iterable[bytes]:
     for name in names:
-        if folder is None:
-            raise TemporaryError("masks", f"secret {name!r} is to be masked, but no secrets are mounted here")
         try:
             yield (folder / name).read_bytes()
         except OSError as error:

@@ -4,7 +4,7 @@
 # builtin, but for `setsid` and `sleep`, which come from $DYNAPOD_BIN/busybox when it is there, else from PATH.
 # Every name starts with `_dynapod_`: a plain name that the job's env also uses would be changed for its steps.
 #
-#   $DYNAPOD_PLAN/steps  a shell fragment (runner_spec/steps.py): limits, steps, after steps
+#   $DYNAPOD_PLAN/steps  a shell fragment (runner_spec/steps.py): limits, variables of the steps, steps, after steps
 #   $DYNAPOD_STATE       the scripts are written here; at the end `exit`, the decimal exit code
 #   $DYNAPOD_TERMINATION_LOG  receives a RunReport (runner_spec/report.py) as JSON
 #   $DYNAPOD_REPORT_LIMIT     how many bytes of it the kubelet keeps; 4096 when it is not set
@@ -16,6 +16,15 @@
 #   TERM  cancel, or the end of keeping      USR1  the deadline's timer has ended      USR2  the grace period's timer has ended
 #
 # Times are centiseconds from /proc/uptime, which is monotonic and read without a fork.
+
+# In a pod, where everything is stands here (runner_spec/anatomy.py) and not in the manifest; what the job's image says in
+# variables of these names must not count. The embedded cluster, which maps each folder to one of its own, starts the
+# shim by another path and says in these variables where they are.
+if [ "$0" = /dynapod/bin/shim ]; then
+    DYNAPOD_BIN=/dynapod/bin DYNAPOD_PLAN=/dynapod/plan DYNAPOD_STATE=/dynapod/state
+    DYNAPOD_TERMINATION_LOG=/dev/termination-log DYNAPOD_WORKSPACE=/workspace
+    export DYNAPOD_BIN DYNAPOD_PLAN DYNAPOD_STATE DYNAPOD_TERMINATION_LOG DYNAPOD_WORKSPACE
+fi
 
 _dynapod_count=0            # scripts written
 _dynapod_first_after=0      # number of the first `after` script; 0 = none yet

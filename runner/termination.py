@@ -19,11 +19,12 @@ from runner_spec.report import (
 
 def write(environment: Environment, report: CheckoutReport | UploadReport) -> None:
     """Write the message; a missing or unwritable file is a warning, for the exit code alone decides."""
-    if environment.termination_log is None:
-        return
+    limit = TERMINATION_MESSAGE_LIMIT_BYTES if environment.report_limit is None else environment.report_limit
     try:
-        with environment.termination_log.open("wb") as file:
-            file.write(message(report, environment.report_limit).encode())
+        # Never made here: the kubelet mounts it. Outside a pod it would be a file in the machine's own /dev.
+        descriptor = os.open(environment.termination_log, os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC)
+        with open(descriptor, "wb") as file:  # noqa: PTH123 - of a descriptor
+            file.write(message(report, limit).encode())
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:

@@ -39,6 +39,7 @@ def main() -> int:
     try:
         environment = Environment.read(os.environ)
         plan = environment.read_plan()
+        environment = environment.planned(plan)
         caches = Caches(plan.caches, environment)
         keys = caches.kept_keys()  # now: the job is about to change the files that they are made of
         console.say("waiting for run to end")

@@ -2,10 +2,13 @@
 
 Standard library only: the runner imports this module inside the pod.
 
-A container never hard-codes a path: it reads the variables below, because the embedded cluster runs containers as
-plain processes and maps every mount path to a folder of its own (in environment values, commands and arguments).
+The pod's manifest carries few variables: every one of them costs the API server a field that it decodes, tracks, stores
+and sends in each event. Paths are therefore constants here, and what a job's attempt is called travels in the plan and
+in the fragment of the steps. The paths' variables (`PATHS`) exist all the same: the embedded cluster, which runs
+containers as plain processes, maps every mount path to a folder of its own and says so in them; and steps see them.
 """
 
+from collections.abc import Mapping
 from enum import IntEnum
 from typing import Final
 
@@ -37,28 +40,41 @@ EXIT_FILE: Final = "exit"  # decimal exit code of `run` and a newline; absent wh
 # Of volumes that hold scripts and programs only: scripts take 256 KiB, busybox 2 MiB, twice where there are no links.
 SMALL_VOLUME: Final = "16Mi"
 
-# Environment variables, with the paths above as values. The first group is set in checkout, run and upload.
+# Variables of paths, in no pod's manifest: the shim sets them for the steps, the embedded cluster for its processes.
 ENV_WORKSPACE: Final = "DYNAPOD_WORKSPACE"
 ENV_STATE: Final = "DYNAPOD_STATE"
 ENV_PLAN: Final = "DYNAPOD_PLAN"
 ENV_TERMINATION_LOG: Final = "DYNAPOD_TERMINATION_LOG"
+ENV_BIN: Final = "DYNAPOD_BIN"
+ENV_TOKEN: Final = "DYNAPOD_TOKEN"  # noqa: S105 - the token file's path
+ENV_CREDENTIALS: Final = "DYNAPOD_CREDENTIALS"
+ENV_SECRETS: Final = "DYNAPOD_SECRETS"
+ENV_SOURCE: Final = "DYNAPOD_SOURCE"
+# Variable → path in a pod. The shim has those of `run` once more: a shell script cannot import them.
+PATHS: Final[Mapping[str, str]] = {
+    ENV_WORKSPACE: WORKSPACE_PATH,
+    ENV_STATE: STATE_PATH,
+    ENV_PLAN: PLAN_PATH,
+    ENV_TERMINATION_LOG: TERMINATION_LOG_PATH,
+    ENV_BIN: BIN_PATH,
+    ENV_TOKEN: f"{TOKEN_PATH}/{TOKEN_FILE}",
+    ENV_CREDENTIALS: CREDENTIALS_PATH,
+    ENV_SECRETS: SECRETS_PATH,
+    ENV_SOURCE: SOURCE_PATH,
+}
+
+# Variables that the fragment of the steps sets, for the shim and the steps.
 ENV_JOB: Final = "DYNAPOD_JOB"  # the job's id, as enqueued
 ENV_ATTEMPT: Final = "DYNAPOD_ATTEMPT"
 ENV_JOB_NAME: Final = "DYNAPOD_JOB_NAME"  # `name` of the description
 ENV_REPORT_LIMIT: Final = "DYNAPOD_REPORT_LIMIT"  # bytes of this container's termination message that the kubelet keeps
-# run, and checkout where it has to fill the folder:
-ENV_BIN: Final = "DYNAPOD_BIN"
-# checkout and upload only:
+
+# Variables of the pod itself. checkout and upload only:
 ENV_GATEWAY: Final = "DYNAPOD_GATEWAY"  # base URL, no trailing slash
 # `host:port` for the Host header, where the URL has an address in place of the name; absent where it has not.
 ENV_GATEWAY_NAME: Final = "DYNAPOD_GATEWAY_NAME"
-ENV_TOKEN: Final = "DYNAPOD_TOKEN"  # noqa: S105 - the token file's path
-# checkout only:
-ENV_CREDENTIALS: Final = "DYNAPOD_CREDENTIALS"
-ENV_SECRETS: Final = "DYNAPOD_SECRETS"
-ENV_SOURCE: Final = "DYNAPOD_SOURCE"
-# … and one for each secret of the job, from the Secret itself: a missing one then keeps `checkout` from starting, and
-# the kubelet says which in the pod's status. The values are read from `SECRETS_PATH`.
+# checkout only: one for each secret of the job, from the Secret itself: a missing one then keeps `checkout` from
+# starting, and the kubelet says which in the pod's status. The values are read from `SECRETS_PATH`.
 ENV_NEEDS: Final = "DYNAPOD_NEEDS_"
 
 TOKEN_AUDIENCE: Final = "dynapod"  # noqa: S105 - an audience's name

@@ -28,30 +28,6 @@ _ROLE_FIELDS: Final[Mapping[str, tuple[str, ...]]] = {
     anatomy.RUN: ("workingDir", "terminationMessagePath"),
 }
 _RUNNERS: Final = (anatomy.CHECKOUT, anatomy.UPLOAD)
-# Variables of dynapod's own containers: name → value, None where the job decides it.
-_OWN_VARIABLES: Final[Mapping[str, str | None]] = {
-    anatomy.ENV_WORKSPACE: anatomy.WORKSPACE_PATH,
-    anatomy.ENV_STATE: anatomy.STATE_PATH,
-    anatomy.ENV_PLAN: anatomy.PLAN_PATH,
-    anatomy.ENV_TERMINATION_LOG: anatomy.TERMINATION_LOG_PATH,
-    anatomy.ENV_JOB: None,
-    anatomy.ENV_ATTEMPT: None,
-    anatomy.ENV_JOB_NAME: None,
-    anatomy.ENV_REPORT_LIMIT: None,
-}
-_RUN_VARIABLES: Final[Mapping[str, str | None]] = {**_OWN_VARIABLES, anatomy.ENV_BIN: anatomy.BIN_PATH}
-_UPLOAD_VARIABLES: Final[Mapping[str, str | None]] = {
-    **_OWN_VARIABLES,
-    "HOME": anatomy.HOME_PATH,
-    anatomy.ENV_TOKEN: f"{anatomy.TOKEN_PATH}/{anatomy.TOKEN_FILE}",
-}
-_CHECKOUT_VARIABLES: Final[Mapping[str, str | None]] = {
-    **_UPLOAD_VARIABLES,
-    anatomy.ENV_BIN: anatomy.BIN_PATH,
-    anatomy.ENV_CREDENTIALS: anatomy.CREDENTIALS_PATH,
-    anatomy.ENV_SECRETS: anatomy.SECRETS_PATH,
-    anatomy.ENV_SOURCE: anatomy.SOURCE_PATH,
-}
 
 
 def role_of(container: Json) -> str:
@@ -175,14 +151,9 @@ def _within(path: Path, amounts: Json, caps: Amounts) -> Iterator[Finding]:
 
 
 def _env(path: Path, container: Json, role: str, policy: Policy) -> Iterator[Finding]:
-    known: dict[str, str | None] = {
-        SERVICE: {},
-        anatomy.RUN: dict(_RUN_VARIABLES),
-        anatomy.UPLOAD: dict(_UPLOAD_VARIABLES),
-        anatomy.CHECKOUT: dict(_CHECKOUT_VARIABLES),
-    }[role]
+    known: dict[str, str] = {}  # in dynapod's own containers: name → value; `run` and services have none of ours
     if role in _RUNNERS:
-        known[anatomy.ENV_GATEWAY] = policy.gateway_address
+        known |= {"HOME": anatomy.HOME_PATH, anatomy.ENV_GATEWAY: policy.gateway_address}
         if policy.gateway_name:
             known[anatomy.ENV_GATEWAY_NAME] = policy.gateway_name
     for index, variable in enumerate(mappings(container.get("env"))):

@@ -8,6 +8,8 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from runner_spec.anatomy import TERMINATION_MESSAGE_LIMIT_BYTES
+
 PLAN_VERSION = 1
 
 When = Literal["success", "failure", "always"]
@@ -32,7 +34,7 @@ class GitSource:
 
 @dataclass(frozen=True, slots=True)
 class FolderSource:
-    """A local folder, mounted read-only at `DYNAPOD_SOURCE`, to be copied into the workspace.
+    """A local folder, mounted read-only for `checkout`, to be copied into the workspace.
 
     `files` restricts the copy to these paths (relative, `/`-separated); None copies all but `.git` and `.dynapod`.
     """
@@ -76,7 +78,11 @@ class ReadyPlan:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Everything `checkout` and `upload` need to know; `masks` names the files in `DYNAPOD_SECRETS`."""
+    """Everything `checkout` and `upload` need to know; `masks` names the mounted files of the job's secrets.
+
+    `shim` says that `checkout` is to bring the shell and the shim. Fields with a default may be missing: a worker of an
+    older version has rendered the pod.
+    """
 
     job: str
     attempt: int
@@ -87,6 +93,8 @@ class Plan:
     ready: tuple[ReadyPlan, ...] = ()
     masks: tuple[str, ...] = ()
     upload_budget: float = 300.0  # seconds that upload may take after `run` has ended
+    shim: bool = False
+    report_limit: int = TERMINATION_MESSAGE_LIMIT_BYTES  # bytes of a container's termination message that are kept
     version: int = field(default=PLAN_VERSION)
 
     def to_json(self) -> str:

@@ -21,12 +21,13 @@ from runner_spec import anatomy, names, plan
 from runner_spec.admission import Admission, EffectiveJob, Settled
 from runner_spec.description import FolderSource, GitSource, JobDescription, Ready
 from runner_spec.duration import format_duration
+from runner_spec.manifest import mapping, mappings
 from runner_spec.pod_check import check_pod
 from runner_spec.pod_patch import merge_patch
 from runner_spec.policy import Amounts, Policy
 from runner_spec.problem import InvalidDescription, InvalidPolicy, Problem
 from runner_spec.rules import annotation_problem
-from runner_spec.steps import Keep, steps_fragment
+from runner_spec.steps import DEFAULTS, Keep, steps_fragment
 from runner_spec.volumes import bin_mount, common_mounts, mount, volumes
 
 Manifest = dict[str, Any]  # JSON-pure
@@ -36,16 +37,9 @@ GRACE_MARGIN_SECONDS: Final = 30
 DEADLINE_MARGIN_SECONDS: Final = 60
 PROBE_PERIOD_SECONDS: Final = 1
 PROBE_TIMEOUT_SECONDS: Final = 5
-# What a description may change. The workspace's root folder belongs to root where `run` is uid 1000 (an emptyDir with
-# fsGroup does): git would refuse the checked out repository as of "dubious ownership".
-_RUN_DEFAULTS: Final = {
-    "HOME": anatomy.HOME_PATH,
-    "CI": "true",
-    "GIT_CONFIG_COUNT": "1",
-    "GIT_CONFIG_KEY_0": "safe.directory",
-    "GIT_CONFIG_VALUE_0": anatomy.WORKSPACE_PATH,
-}
-JOB_ID_LIMIT_BYTES: Final = 32 * 1024  # it travels in a variable and twice in annotations
+# What a description may change, and a process that `kubectl exec` starts needs as well; see also `steps.DEFAULTS`.
+_RUN_DEFAULTS: Final = {"HOME": anatomy.HOME_PATH}
+JOB_ID_LIMIT_BYTES: Final = 32 * 1024  # it travels in three annotations, and becomes a variable of the steps
 JOB_ID_SHOWN_CHARACTERS: Final = 100  # in a line that people are to copy
 
 
@@ -76,7 +70,7 @@ def render(admission: Admission, attempt: Attempt) -> Manifest:
             "labels": _labels(attempt),
             "annotations": _annotations(job, policy, attempt),
         },
-        "spec": _spec(job, policy, attempt),
+        "spec": _spec(job, policy),
     }
     if policy.pod_patch:
         pod = merge_patch(pod, policy.pod_patch)
@@ -150,6 +144,8 @@ def _annotations(job: EffectiveJob, policy: Policy, attempt: Attempt) -> dict[st
             grace=policy.grace,
             after_budget=policy.after_budget,
             keep=_keep(job, policy, attempt) if job.keep else None,
+            variables=_step_variables(job, policy, attempt),
+            defaults=DEFAULTS.keys() - _run_variables(job) - _patched_variables(policy.pod_patch),
         ),
         anatomy.ANNOTATION_CACHE_SCOPE: job.cache_scope,
         anatomy.ANNOTATION_TIMEOUT: str(job.timeout),
@@ -195,21 +191,48 @@ def _plan(job: EffectiveJob, policy: Policy, attempt: Attempt) -> plan.Plan:
         ),
         masks=tuple(sorted(description.secrets)),
         upload_budget=float(policy.upload_budget),
+        shim=policy.shim_delivery == "copy",
+        report_limit=_report_limit(job, policy),
     )
 
 
-def _spec(job: EffectiveJob, policy: Policy, attempt: Attempt) -> Manifest:
+def _report_limit(job: EffectiveJob, policy: Policy) -> int:
+    services = len(job.description.services)
+    return anatomy.report_limit(services + needs_checkout(job, policy) + has_upload(job) + 1)
+
+
+def _step_variables(job: EffectiveJob, policy: Policy, attempt: Attempt) -> dict[str, str]:
+    """What the steps see that is of this attempt: nothing of it is in the pod's own variables."""
+    return {
+        # A variable cannot hold NUL; the annotation keeps the exact id.
+        anatomy.ENV_JOB: _unicode(attempt.job_id).replace("\0", "\N{REPLACEMENT CHARACTER}"),
+        anatomy.ENV_ATTEMPT: str(attempt.number),
+        anatomy.ENV_JOB_NAME: job.description.name,
+        anatomy.ENV_REPORT_LIMIT: str(_report_limit(job, policy)),
+    }
+
+
+def _run_variables(job: EffectiveJob) -> set[str]:
+    """Names of what the description sets in `run`."""
+    return {*job.description.env, *job.description.secrets}
+
+
+def _patched_variables(patch: Mapping[str, Any]) -> set[str]:
+    """Names of what the operator's patch sets in `run`. Its shape is not known to be a pod's."""
+    found = [item for item in mappings(mapping(patch.get("spec")).get("containers")) if item.get("name") == anatomy.RUN]
+    return {str(variable.get("name")) for item in found for variable in mappings(item.get("env"))}
+
+
+def _spec(job: EffectiveJob, policy: Policy) -> Manifest:
     services = job.description.services
-    limit = anatomy.report_limit(len(services) + needs_checkout(job, policy) + has_upload(job) + 1)
-    variables = _job_env(job, attempt) | {anatomy.ENV_REPORT_LIMIT: str(limit)}
     init = [_service(job, place, policy) for place in range(len(services))]
     if needs_checkout(job, policy):
-        init.append(_checkout(job, policy, variables))
+        init.append(_checkout(job, policy))
     if has_upload(job):
-        init.append(_upload(policy, variables))
+        init.append(_upload(policy))
     spec: Manifest = {
         **({"initContainers": init} if init else {}),
-        "containers": [_run(job, policy, variables)],
+        "containers": [_run(job, policy)],
         "volumes": volumes(job, policy, runner=needs_checkout(job, policy) or has_upload(job)),
         "restartPolicy": "Never",
         "serviceAccountName": policy.service_account,
@@ -286,36 +309,31 @@ def _startup_probe(ready: Ready | None, timeout: int) -> Manifest | None:
     }
 
 
-def _checkout(job: EffectiveJob, policy: Policy, variables: Mapping[str, str]) -> Manifest:
-    container = _runner(anatomy.CHECKOUT, policy, variables)
+def _checkout(job: EffectiveJob, policy: Policy) -> Manifest:
+    container = _runner(anatomy.CHECKOUT, policy)
     if policy.shim_delivery == "copy":
         container["volumeMounts"].append(mount("bin", anatomy.BIN_PATH))
-        container["env"].append({"name": anatomy.ENV_BIN, "value": anatomy.BIN_PATH})
     source = job.description.source
     if isinstance(source, GitSource) and source.credentials:
         container["volumeMounts"].append(mount("credentials", anatomy.CREDENTIALS_PATH, read_only=True))
-        container["env"].append({"name": anatomy.ENV_CREDENTIALS, "value": anatomy.CREDENTIALS_PATH})
     if isinstance(source, FolderSource):
         container["volumeMounts"].append(mount("source", anatomy.SOURCE_PATH, read_only=True))
-        container["env"].append({"name": anatomy.ENV_SOURCE, "value": anatomy.SOURCE_PATH})
     if job.description.secrets:
         container["volumeMounts"].append(mount("secrets", anatomy.SECRETS_PATH, read_only=True))
-        container["env"].append({"name": anatomy.ENV_SECRETS, "value": anatomy.SECRETS_PATH})
         container["env"] += _secret_env(job.description, anatomy.ENV_NEEDS)
     return container
 
 
-def _upload(policy: Policy, variables: Mapping[str, str]) -> Manifest:
-    return {**_runner(anatomy.UPLOAD, policy, variables), "restartPolicy": "Always"}
+def _upload(policy: Policy) -> Manifest:
+    return {**_runner(anatomy.UPLOAD, policy), "restartPolicy": "Always"}
 
 
-def _runner(name: str, policy: Policy, variables: Mapping[str, str]) -> Manifest:
+def _runner(name: str, policy: Policy) -> Manifest:
     """What `checkout` and `upload` have in common: the runner's image, the identity token, a read-only root."""
-    variables = dict(variables) | {
+    variables = {
         "HOME": anatomy.HOME_PATH,
         anatomy.ENV_GATEWAY: policy.gateway_address,
         **({anatomy.ENV_GATEWAY_NAME: policy.gateway_name} if policy.gateway_name else {}),
-        anatomy.ENV_TOKEN: f"{anatomy.TOKEN_PATH}/{anatomy.TOKEN_FILE}",
     }
     resources = policy.runner_resources
     return {
@@ -338,10 +356,9 @@ def _runner(name: str, policy: Policy, variables: Mapping[str, str]) -> Manifest
     }
 
 
-def _run(job: EffectiveJob, policy: Policy, variables: Mapping[str, str]) -> Manifest:
+def _run(job: EffectiveJob, policy: Policy) -> Manifest:
     description = job.description
-    ours = {**variables, anatomy.ENV_BIN: anatomy.BIN_PATH}
-    variables = _RUN_DEFAULTS | description.env | ours
+    variables = _RUN_DEFAULTS | description.env
     plain = {name: value for name, value in variables.items() if name not in description.secrets}
     return {
         "name": anatomy.RUN,
@@ -356,19 +373,6 @@ def _run(job: EffectiveJob, policy: Policy, variables: Mapping[str, str]) -> Man
         # Never from the log: it may hold secrets, and a pod's status is read by many.
         "terminationMessagePolicy": "File",
         "volumeMounts": [*common_mounts(), bin_mount(policy)],
-    }
-
-
-def _job_env(job: EffectiveJob, attempt: Attempt) -> dict[str, str]:
-    return {
-        anatomy.ENV_WORKSPACE: anatomy.WORKSPACE_PATH,
-        anatomy.ENV_STATE: anatomy.STATE_PATH,
-        anatomy.ENV_PLAN: anatomy.PLAN_PATH,
-        anatomy.ENV_TERMINATION_LOG: anatomy.TERMINATION_LOG_PATH,
-        # A variable cannot hold NUL; the annotation keeps the exact id.
-        anatomy.ENV_JOB: _unicode(attempt.job_id).replace("\0", "\N{REPLACEMENT CHARACTER}"),
-        anatomy.ENV_ATTEMPT: str(attempt.number),
-        anatomy.ENV_JOB_NAME: job.description.name,
     }
 
 

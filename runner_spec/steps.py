@@ -1,18 +1,48 @@
 """The steps of a job as a shell fragment, which the shim in the `run` container sources.
 
-Standard library only. The shim (runner/shim.sh) defines the three functions that the fragment calls, and is the
-authority on what they do. Texts that the shim would have to escape or shorten with shell builtins are prepared here:
-the heading (control characters shown as `?`) and the name as a JSON string for the termination message.
+Standard library only. The shim (runner/shim.sh) defines the functions that the fragment calls, and is the authority on
+what they do. Texts that the shim would have to escape or shorten with shell builtins are prepared here: the heading
+(control characters shown as `?`) and the name as a JSON string for the termination message. Variables that every step
+is to see are set in the fragment as well, not in the pod: `anatomy` says why.
 """
 
 import json
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Final
 
+from runner_spec import anatomy
+
 FRAGMENT_VERSION: Final = 1
+# What a description (or the operator's patch of the pod) may change: variable → value, as a word of the shell. The
+# workspace's root folder belongs to root where `run` is uid 1000 (an emptyDir with fsGroup does): git would refuse the
+# checked out repository as of "dubious ownership".
+DEFAULTS: Final[Mapping[str, str]] = {
+    "CI": "true",
+    "GIT_CONFIG_COUNT": "1",
+    "GIT_CONFIG_KEY_0": "safe.directory",
+    "GIT_CONFIG_VALUE_0": f'"${anatomy.ENV_WORKSPACE}"',
+}
+_NONE: Final[Mapping[str, str]] = MappingProxyType({})
+_STEPS_PATH: Final = f"{anatomy.PLAN_PATH}/{anatomy.STEPS_FILE}"
+_RUN_PATHS: Final = (
+    anatomy.ENV_BIN,
+    anatomy.ENV_PLAN,
+    anatomy.ENV_STATE,
+    anatomy.ENV_TERMINATION_LOG,
+    anatomy.ENV_WORKSPACE,
+)
+_ENTER: Final = "\n".join(
+    [
+        f"export {' '.join(f'{name}={anatomy.PATHS[name]}' for name in _RUN_PATHS)}",
+        *(f"dynapod_{name}() {{ :; }}" for name in ("limits", "keep", "step", "after")),
+        f"[ ! -r {_STEPS_PATH} ] || . {_STEPS_PATH}",
+        'exec "$@"',
+    ]
+)
 # A name's share of the 4 KiB termination message, in bytes of escaped JSON: thirty such steps still fit.
 NAME_LIMIT_BYTES: Final = 64
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
@@ -34,6 +64,8 @@ def steps_fragment(
     grace: float,
     after_budget: float,
     keep: Keep | None = None,
+    variables: Mapping[str, str] = _NONE,
+    defaults: Collection[str] = (),
 ) -> str:
     """The fragment for these (name, script) pairs; equal inputs give equal text.
 
@@ -44,6 +76,8 @@ def steps_fragment(
         grace: seconds between TERM and KILL.
         after_budget: seconds that all `after` steps together may take.
         keep: when given, the shim stays after a failure.
+        variables: name → value, for every step.
+        defaults: those of `DEFAULTS` that the pod's own variables leave to it.
 
     Raises:
         ValueError: when a text holds NUL or a lone surrogate, which no file or annotation can carry, or when a time
@@ -55,6 +89,7 @@ def steps_fragment(
         _centiseconds("after_budget", after_budget, least=1),
     )
     lines = [f"dynapod_limits {FRAGMENT_VERSION} {' '.join(map(str, limits))}"]
+    lines += _exports(variables, defaults)
     if keep is not None:
         # A call of its own: a shim of an older runner image does not know it, says so and runs the steps all the same.
         hint = shlex.quote(_CONTROL.sub("?", keep.hint))
@@ -80,6 +115,25 @@ def json_name(name: str) -> str:
 
 def _escaped(text: str) -> str:
     return json.dumps(text).replace("}", "\\u007d")
+
+
+def entered(command: Sequence[str]) -> list[str]:
+    """A command line for `kubectl exec` in `run` that gives the command what the steps' variables are.
+
+    A process that is started there inherits the container's own variables, not those that the shim has set. The
+    fragment is read once more, with functions that do nothing; one of an older worker sets no variable, and needs to
+    set none. The command's place is taken: its exit status, signals and terminal are its own.
+    """
+    return [f"{anatomy.BIN_PATH}/sh", "-c", _ENTER, "enter", *command]
+
+
+def _exports(variables: Mapping[str, str], defaults: Collection[str]) -> list[str]:
+    """At most one command, its words in the order of the names: equal variables give equal text."""
+    for name, value in variables.items():
+        _refuse_unprintable(f"variables.{name}", value)
+    words = {name: word for name, word in DEFAULTS.items() if name in defaults}
+    words |= {name: shlex.quote(value) for name, value in variables.items()}
+    return [f"export {' '.join(f'{name}={word}' for name, word in sorted(words.items()))}"] if words else []
 
 
 def _call(function: str, path: str, name: str, script: str) -> str:

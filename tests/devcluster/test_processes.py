@@ -211,6 +211,36 @@ async def test_paths_of_mounts_become_paths_of_this_pod(tmp_path: Path) -> None:
 
 
 @asynchronous
+async def test_dynapods_own_containers_are_told_where_their_folders_are_and_no_others(tmp_path: Path) -> None:
+    paths = {"workspace": "/workspace", "state": "/dynapod/state", "token": "/dynapod/token", "plan": "/dynapod/plan"}
+    mounts = [{"name": name, "mountPath": path} for name, path in paths.items()]
+    show = "env | grep ^DYNAPOD_ | sort"
+    async with local_cluster(tmp_path) as (_, client):
+        service = container(client, "service", show, volumeMounts=mounts[:1])
+        created = await client.create(
+            pod(
+                client,
+                "a",
+                show,
+                initContainers=[service],
+                volumes=[{"name": name, "emptyDir": {}} for name in paths],
+                container={"volumeMounts": mounts, "terminationMessagePath": "/dev/termination-log"},
+            )
+        )
+        assert (await client.ended("a"))["status"]["phase"] == "Succeeded"
+        folder = tmp_path / "pods" / created["metadata"]["uid"]
+        found = dict(line.split("=", 1) for line in (await client.log("a", container="run")).decode().splitlines())
+        assert Path(found.pop("DYNAPOD_TERMINATION_LOG")).is_relative_to(folder)
+        assert found == {
+            "DYNAPOD_PLAN": f"{folder}/volumes/plan",
+            "DYNAPOD_STATE": f"{folder}/volumes/state",
+            "DYNAPOD_TOKEN": f"{folder}/volumes/token/token",
+            "DYNAPOD_WORKSPACE": f"{folder}/volumes/workspace",
+        }
+        assert await client.log("a", container="service") == b""
+
+
+@asynchronous
 async def test_the_environment_starts_without_the_developers_secrets(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -56,8 +56,8 @@ _KUBERNETES: Final = (
     Sabotage(
         "believe-old-news",
         "worker/supervisor.py",
-        "        if _older(pod, attempt.pod):\n",
-        "        if _older(pod, attempt.pod) and attempt.phase is Phase.LAUNCHING:\n",
+        "        if attempt.is_past(pod):\n",
+        "        if attempt.is_past(pod) and attempt.phase is Phase.LAUNCHING:\n",
         "a watch that replays the past puts a running job back to waiting",
         ("tests/worker/test_supervisor.py::test_an_event_of_the_past_changes_nothing",),
     ),

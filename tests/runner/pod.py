@@ -35,6 +35,7 @@ class Pod:
         for name in ("workspace", "home", "bin", "state", "plan", "secrets", "credentials", "source", "tmp"):
             (self.root / name).mkdir(parents=True, exist_ok=True)
         (self.root / "token").write_text("the-token\n")
+        (self.root / "termination").touch()  # the kubelet makes it
         self.variables = {
             "PATH": os.environ["PATH"],
             "HOME": str(self.root / "home"),
@@ -88,8 +89,7 @@ class Pod:
 
     def finish(self, process: subprocess.Popen[str], limit: float = 90) -> Result:
         output, _ = process.communicate(timeout=limit)
-        log = self.root / "termination"
-        message = log.read_text() if log.exists() else ""
+        message = (self.root / "termination").read_text()
         checkout, upload = parse_report(CheckoutReport, message), parse_report(UploadReport, message)
         assert checkout, output
         assert upload, output

@@ -3,7 +3,7 @@
 import os
 import shutil
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,6 +56,7 @@ class Shim:
             "DYNAPOD_STATE": str(self.state),
             "DYNAPOD_PLAN": str(root / "plan"),
             "DYNAPOD_TERMINATION_LOG": str(root / "termination"),
+            "DYNAPOD_WORKSPACE": str(self.workspace),
             "PATH": os.environ["PATH"],
         }
 
@@ -68,11 +69,22 @@ class Shim:
         grace: float = 5,
         after_budget: float = 60,
         keep: int = 0,
+        variables: Mapping[str, str] | None = None,
+        defaults: Collection[str] = (),
         env: Mapping[str, str] | None = None,
         subreaper: bool = False,
     ) -> subprocess.Popen[bytes]:
         kept = Keep(keep, "kept: 'come' in") if keep else None
-        fragment = steps_fragment(steps, after, timeout=timeout, grace=grace, after_budget=after_budget, keep=kept)
+        fragment = steps_fragment(
+            steps,
+            after,
+            timeout=timeout,
+            grace=grace,
+            after_budget=after_budget,
+            keep=kept,
+            variables=variables or {},
+            defaults=defaults,
+        )
         (self.root / "plan" / "steps").write_bytes(fragment.encode())
         return self.launch(env=env, subreaper=subreaper)
 
@@ -103,9 +115,21 @@ class Shim:
         grace: float = 5,
         after_budget: float = 60,
         keep: int = 0,
+        variables: Mapping[str, str] | None = None,
+        defaults: Collection[str] = (),
         env: Mapping[str, str] | None = None,
     ) -> Ran:
-        process = self.start(steps, after, timeout=timeout, grace=grace, after_budget=after_budget, keep=keep, env=env)
+        process = self.start(
+            steps,
+            after,
+            timeout=timeout,
+            grace=grace,
+            after_budget=after_budget,
+            keep=keep,
+            variables=variables,
+            defaults=defaults,
+            env=env,
+        )
         return self.finish(process)
 
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runner import tree
-from runner.archive import ArchiveError, Member, Unpacker, _header, pack
+from runner.archive import ArchiveError, Member, Unpacker, _header, _read_header, pack
 
 ALL: list[Member] = [("workspace",), ("home",)]
 
@@ -281,3 +281,31 @@ def test_folders_and_links_of_any_length_keep_name_and_target(length: int) -> No
         info = tarfile.TarFile(fileobj=io.BytesIO(header + bytes(2 * tarfile.BLOCKSIZE))).next()
         assert info is not None
         assert (info.name, info.type, info.linkname) == ("workspace/" + "n" * length, kind, link)
+
+
+@given(
+    st.text(st.sampled_from("ab./-"), min_size=1, max_size=80),
+    st.sampled_from([0, 1, 8**11 - 1]),
+    st.sampled_from([(tarfile.REGTYPE, ""), (tarfile.DIRTYPE, ""), (tarfile.SYMTYPE, "é/b"), (tarfile.SYMTYPE, "a/b")]),
+)
+def test_headers_are_read_as_the_standard_library_reads_them(name: str, size: int, kind: tuple[bytes, str]) -> None:
+    found = os.stat_result((0o100751, 0, 0, 1, 0, 0, size, 0, 1_767_225_600, 0))
+    header = _header(("workspace", name), found, kind[0], size=size, link=kind[1])
+    read = _read_header(header[: tarfile.BLOCKSIZE]).get_info()
+    told = tarfile.TarInfo.frombuf(header[: tarfile.BLOCKSIZE], "utf-8", "surrogateescape").get_info()
+    same = ("mode", "size", "mtime", "type", "linkname")
+    assert [read[key] for key in same] == [told[key] for key in same]
+    assert str(read["name"]).rstrip("/") == str(told["name"]).rstrip("/")
+
+
+@given(st.integers(0, tarfile.BLOCKSIZE - 1), st.integers(1, 255))
+def test_a_header_with_one_other_byte_is_damaged(position: int, change: int) -> None:
+    found = os.stat_result((0o100751, 0, 0, 1, 0, 0, 8, 0, 1_767_225_600, 0))
+    header = bytearray(_header(("workspace", "name"), found, tarfile.REGTYPE, size=8))
+    header[position] ^= change
+    in_padding_of_checksum = position == 155  # after its NUL: tar programs differ in what they put there
+    if in_padding_of_checksum:
+        assert _read_header(bytes(header)).size == 8
+    else:
+        with pytest.raises(ArchiveError, match="damaged header"):
+            _read_header(bytes(header))

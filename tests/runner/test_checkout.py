@@ -50,11 +50,11 @@ def test_a_cache_without_gateway_is_a_warning(tmp_path: Path) -> None:
 
 def test_a_missing_variable_is_named(pod: Pod) -> None:
     pod.plan()
-    del pod.variables["DYNAPOD_WORKSPACE"]
+    del pod.variables["HOME"]
     process = pod.start("checkout")
     output, _ = process.communicate(timeout=30)
     assert process.returncode == 75
-    assert "DYNAPOD_WORKSPACE is not set" in output
+    assert "HOME is not set" in output
 
 
 def test_sigterm_cancels_a_checkout_at_once(pod: Pod) -> None:
@@ -172,6 +172,13 @@ def test_special_files_are_left_out_with_a_warning(pod: Pod, source: Path) -> No
     result = pod.checkout()
     assert result.code == 0
     assert "warning: fifo is a device, a socket or a pipe" in result.output
+
+
+def test_credentials_that_are_not_mounted_are_the_platforms_fault(pod: Pod) -> None:
+    (pod.root / "credentials").rmdir()
+    pod.plan(git=GitSource("https://h.invalid/a", credentials=True))
+    result = pod.checkout()
+    assert (result.code, result.checkout.reason) == (75, "credentials")
 
 
 def test_a_source_that_is_not_mounted_is_the_platforms_fault(pod: Pod) -> None:
@@ -315,6 +322,8 @@ def test_a_static_busybox_is_installed_as_sh_and_busybox(tmp_path: Path) -> None
 
 def test_git_and_its_helpers_do_not_inherit_what_only_kubernetes_has_to_see(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DYNAPOD_NEEDS_TOKEN", "hunter2")
+    monkeypatch.setenv("DYNAPOD_PLAN", "/no/plan")  # wherever this runs: a pod of dynapod's would have one
+    monkeypatch.setenv("DYNAPOD_TERMINATION_LOG", "/no/log")
     monkeypatch.setattr(signal, "signal", lambda *_: None)  # this process is pytest's
-    assert checkout.main() == Exit.TEMPFAIL  # it has no environment of a pod
+    assert checkout.main() == Exit.TEMPFAIL
     assert "DYNAPOD_NEEDS_TOKEN" not in os.environ

@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 
 from runner.shell import install, is_static
-from runner_spec.steps import steps_fragment
-from tests.runner.shells import BUSYBOX, SHELLS, Shim
+from runner_spec import anatomy
+from runner_spec.report import RunReport, parse_report
+from runner_spec.steps import DEFAULTS, entered, steps_fragment
+from tests.runner.shells import BUSYBOX, SHELLS, SHIM, Shim
 
 
 @pytest.fixture(params=SHELLS, ids=[name for name, _, _ in SHELLS])
@@ -492,37 +494,102 @@ def test_without_busybox_and_without_setsid_the_error_says_what_to_do(tmp_path: 
 
 def test_it_works_in_an_image_that_has_no_file_but_dynapods_own(tmp_path: Path) -> None:
     """In a root folder that holds /dynapod, /dev and /proc only; where that is permitted, and busybox is there."""
-    command = empty_image(tmp_path)
-    if command is None:
+    inside = empty_image(tmp_path)
+    if inside is None:
         # Then the nearest thing: no program on PATH, and the error that says what is missing.
         ran = Shim(tmp_path / "near", "/bin/sh", busybox=False).run([("a", "true")], env={"PATH": ""})
         assert ran.code == 125
         return
-    done = subprocess.run(command, capture_output=True, check=False, text=True, timeout=30)
+    shim = [*inside, "/dynapod/bin/sh", "/dynapod/bin/shim"]
+    done = subprocess.run(shim, capture_output=True, check=False, text=True, timeout=30)
     assert done.returncode == 3, done.stderr
-    assert "hello from nowhere" in done.stdout
+    assert f"hello from nowhere: {SEEN}\n" in done.stdout
     assert "cleaned" in done.stdout
     assert (tmp_path / "image/dynapod/state/exit").read_text() == "3\n"
+    report = parse_report(RunReport, (tmp_path / "image/dev/termination-log").read_text())
+    assert report is not None
+    assert [(step.name, step.exit) for step in report.steps] == [("a", 3), ("b", 0)]
+    # Who comes in by `kubectl exec` sees the same, in the place of the command's own process.
+    command = ["/dynapod/bin/sh", "-c", f'echo {SHOW}; exit "$1"', "x", "7"]
+    entering = subprocess.run([*inside, *entered(command)], capture_output=True, check=False, text=True, timeout=30)
+    assert (entering.returncode, entering.stdout, entering.stderr) == (7, f"{SEEN}\n", "")
+
+
+# What the image sets does not count: neither for the shim nor for what a description would have to set.
+OF_THE_IMAGE = [*(f"DYNAPOD_{name}=/image" for name in ("BIN", "PLAN", "STATE", "WORKSPACE", "JOB")), "CI=image"]
+SHOW = '"$DYNAPOD_JOB|$DYNAPOD_BIN|$DYNAPOD_PLAN|$DYNAPOD_STATE|$DYNAPOD_TERMINATION_LOG|$GIT_CONFIG_VALUE_0|$CI|$MINE"'
+SEEN = "it's|/dynapod/bin|/dynapod/plan|/dynapod/state|/dev/termination-log|/workspace|true|kept"
 
 
 def empty_image(root: Path) -> list[str] | None:
-    """A command that runs the shim there; None where this machine does not permit it."""
+    """What runs a command there, as in a container of a pod; None where this machine does not permit it."""
     image = root / "image"
     (root / "near").mkdir()
     if not is_static(BUSYBOX):
         return None
     for name in ("dynapod/bin", "dynapod/state", "dynapod/plan", "proc", "dev"):
         (image / name).mkdir(parents=True)
+    for name in ("null", "termination-log"):
+        (image / "dev" / name).touch()
     install(image / "dynapod/bin", BUSYBOX)
-    steps = [("a", "echo hello from nowhere; ls / >/dev/null; exit 3")]
-    fragment = steps_fragment(steps, [("b", "echo cleaned")], timeout=9, grace=1, after_budget=9)
+    steps = [("a", f"echo hello from nowhere: {SHOW}; ls / >/dev/null; exit 3")]
+    fragment = steps_fragment(
+        steps,
+        [("b", "echo cleaned")],
+        timeout=9,
+        grace=1,
+        after_budget=9,
+        variables={"DYNAPOD_JOB": "it's"},
+        defaults=DEFAULTS,
+    )
     (image / "dynapod/plan/steps").write_text(fragment)
-    variables = [f"DYNAPOD_{name.upper()}=/dynapod/{name}" for name in ("bin", "state", "plan")]
     enter = ["unshare", "--mount", *(["--user", "--map-root-user"] if os.getuid() else [])]
-    mounts = 'for d in dev proc; do mount --rbind /$d "$1/$d" || exit 99; done; exec chroot "$@"'
-    command = [*enter, "sh", "-c", mounts, "sh", str(image), "/dynapod/bin/busybox", "env", "-i", *variables]
+    # Not the whole of /dev: the report would be written into this machine's.
+    mounts = 'mount --rbind /proc "$1/proc" && mount --bind /dev/null "$1/dev/null" || exit 99; exec chroot "$@"'
+    clean = ["/dynapod/bin/busybox", "env", "-i", *OF_THE_IMAGE, "MINE=kept"]
+    command = [*enter, "sh", "-c", mounts, "sh", str(image), *clean]
     possible = subprocess.run([*command, "/dynapod/bin/sh", "-c", ":"], check=False, capture_output=True)
-    return [*command, "/dynapod/bin/sh", "/dynapod/bin/shim"] if possible.returncode == 0 else None
+    return command if possible.returncode == 0 else None
+
+
+def test_the_shim_looks_for_things_where_the_pod_has_them() -> None:
+    text = SHIM.read_text(encoding="utf-8")
+    names = (anatomy.ENV_BIN, anatomy.ENV_PLAN, anatomy.ENV_STATE, anatomy.ENV_TERMINATION_LOG, anatomy.ENV_WORKSPACE)
+    assert dict(re.findall(r"(DYNAPOD_\w+)=(/\S*)", text)) == {name: anatomy.PATHS[name] for name in names}
+    assert f'if [ "$0" = {anatomy.BIN_PATH}/shim ]; then' in text
+
+
+HOSTILE = "it's $(id)\n`id` \"x\" \\ ü\ufffd\u20ac'"
+
+
+def test_steps_and_after_steps_see_what_the_fragment_sets(shim: Shim) -> None:
+    show = 'printf "%s|%s|%s|%s|%s\\n" "$DYNAPOD_JOB" "$DYNAPOD_ATTEMPT" "$DYNAPOD_JOB_NAME" "$CI" "$DYNAPOD_WORKSPACE"'
+    show += '; printf "%s %s=%s\\n" "$GIT_CONFIG_COUNT" "$GIT_CONFIG_KEY_0" "$GIT_CONFIG_VALUE_0"'
+    variables = {"DYNAPOD_JOB": HOSTILE, "DYNAPOD_ATTEMPT": "3", "DYNAPOD_JOB_NAME": "nightly build"}
+    ran = shim.run([("a", show)], [("b", show)], variables=variables, defaults=DEFAULTS, env={"CI": "of the image"})
+    expected = f"{HOSTILE}|3|nightly build|true|{shim.workspace}\n1 safe.directory={shim.workspace}\n"
+    assert ran.code == 0
+    assert ran.output.count(expected) == 2
+
+
+def test_git_believes_the_workspace_that_the_fragment_names(shim: Shim) -> None:
+    ran = shim.run([("a", "git config --get safe.directory")], defaults=DEFAULTS)
+    assert (ran.code, ran.lines[1]) == (0, str(shim.workspace))
+
+
+def test_what_the_pod_itself_sets_is_left_to_it(shim: Shim) -> None:
+    """CI as a description's env has it, even empty; the rest of the defaults is set all the same."""
+    step = ("a", 'printf "[%s] %s %s\\n" "$CI" "$GIT_CONFIG_COUNT" "$GIT_CONFIG_KEY_0"')
+    mine = {"CI": "", "GIT_CONFIG_COUNT": "2"}
+    ran = shim.run([step], defaults=DEFAULTS.keys() - mine.keys(), env=mine)
+    assert ran.lines[1] == "[] 2 safe.directory"
+
+
+def test_the_report_keeps_to_the_limit_that_the_fragment_names(shim: Shim) -> None:
+    steps = [(f"step number {n} with a name of some length", ":") for n in range(30)]
+    ran = shim.run([*steps, ("bad", "exit 9")], variables={anatomy.ENV_REPORT_LIMIT: "646"})
+    assert len(ran.message.encode()) <= 646
+    assert ran.report.steps[-1].name == "bad"
 
 
 @pytest.mark.parametrize("plant", ["mkfifo", "ln -s /dev/null"])

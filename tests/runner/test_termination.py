@@ -63,6 +63,24 @@ def test_a_container_keeps_to_the_share_that_it_is_told(pod: Pod) -> None:
     assert result.checkout.reason == "ok"
 
 
+def test_a_container_keeps_to_the_share_that_its_plan_names(pod: Pod) -> None:
+    pod.gateway = None
+    pod.plan(caches=tuple(CachePlan(f"key-{n}", (f"folder-{n}" * 10,)) for n in range(16)), report_limit=700)
+    result = pod.checkout()
+    assert result.code == 0
+    assert 0 < len(result.message.encode()) <= 700
+
+
+def test_outside_a_pod_no_file_is_made(pod: Pod, tmp_path: Path) -> None:
+    pod.variables["DYNAPOD_TERMINATION_LOG"] = str(tmp_path / "absent")
+    pod.plan()
+    process = pod.start("checkout")
+    output, _ = process.communicate(timeout=30)
+    assert process.returncode == 0
+    assert "cannot write the termination message" in output
+    assert not (tmp_path / "absent").exists()
+
+
 @pytest.mark.parametrize("limit", ["many", "1.5"])
 def test_a_share_that_is_no_number_is_the_platforms_fault(pod: Pod, limit: str) -> None:
     pod.variables["DYNAPOD_REPORT_LIMIT"] = limit

@@ -669,11 +669,11 @@ BROKEN: dict[str, tuple[str, Change]] = {
         lambda pod: run(pod)["env"][0].update(name="A=B"),
     ),
     "another state": (
-        "spec.containers[0].env[7].value",
-        lambda pod: variable(run(pod), anatomy.ENV_STATE).update(value="/workspace"),
+        "spec.containers[0].env[3]",
+        lambda pod: run(pod)["env"].append({"name": anatomy.ENV_STATE, "value": "/workspace"}),
     ),
     "an unknown variable of ours": (
-        "spec.containers[0].env[15]",
+        "spec.containers[0].env[3]",
         lambda pod: run(pod)["env"].append({"name": "DYNAPOD_TOKEN", "value": "x"}),
     ),
     "one of ours in a service": (
@@ -681,27 +681,35 @@ BROKEN: dict[str, tuple[str, Change]] = {
         lambda pod: service(pod)["env"].append({"name": "DYNAPOD_X", "value": "x"}),
     ),
     "a variable of the job in checkout": (
-        "spec.initContainers[1].env[15]",
+        "spec.initContainers[1].env[3]",
         lambda pod: checkout(pod)["env"].append({"name": "LD_PRELOAD", "value": "/workspace/x.so"}),
     ),
-    "another gateway": (
+    "another home of checkout": (
         "spec.initContainers[1].env[1].value",
+        lambda pod: variable(checkout(pod), "HOME").update(value="/workspace"),
+    ),
+    "a path of checkout's own, even the right one": (
+        "spec.initContainers[1].env[3]",
+        lambda pod: checkout(pod)["env"].append({"name": anatomy.ENV_STATE, "value": anatomy.STATE_PATH}),
+    ),
+    "another gateway": (
+        "spec.initContainers[1].env[0].value",
         lambda pod: variable(checkout(pod), anatomy.ENV_GATEWAY).update(value="http://evil"),
     ),
     "a foreign Secret": (
-        "spec.containers[0].env[14].valueFrom",
+        "spec.containers[0].env[2].valueFrom",
         lambda pod: variable(run(pod), "NPM_TOKEN")["valueFrom"]["secretKeyRef"].update(name="admin"),
     ),
     "another key of a Secret": (
-        "spec.containers[0].env[14].valueFrom",
+        "spec.containers[0].env[2].valueFrom",
         lambda pod: variable(run(pod), "NPM_TOKEN")["valueFrom"]["secretKeyRef"].update(key="other"),
     ),
     "a variable of a job's secret in checkout with a value of its own": (
-        "spec.initContainers[1].env[15]",
+        "spec.initContainers[1].env[3]",
         lambda pod: checkout(pod)["env"].append({"name": "DYNAPOD_NEEDS_X", "value": "x"}),
     ),
     "a foreign Secret that checkout needs": (
-        "spec.initContainers[1].env[14].valueFrom",
+        "spec.initContainers[1].env[2].valueFrom",
         lambda pod: variable(checkout(pod), NEEDED)["valueFrom"]["secretKeyRef"].update(name="admin"),
     ),
     "a Secret in a service": (
@@ -711,7 +719,7 @@ BROKEN: dict[str, tuple[str, Change]] = {
         ),
     ),
     "a field of the pod": (
-        "spec.containers[0].env[15].valueFrom",
+        "spec.containers[0].env[3].valueFrom",
         lambda pod: run(pod)["env"].append({"name": "X", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}}),
     ),
     # resources
@@ -839,7 +847,7 @@ def test_a_patch_excuses_nothing_but_what_it_sets() -> None:
     service(pod)["image"] = "evil"
     paths = {problem.path for problem in check_pod(pod, policy)}
     assert paths == {
-        "spec.containers[0].env[16]",
+        "spec.containers[0].env[4]",
         "spec.containers[0].lifecycle",
         "spec.priorityClassName",
         "spec.initContainers[0].image",

@@ -1,3 +1,4 @@
+import itertools
 import json
 import os
 import shlex
@@ -97,6 +98,13 @@ def mounts(container: Json) -> dict[str, bool]:
 
 def variables(container: Json) -> Json:
     return {variable["name"]: variable.get("value", variable.get("valueFrom")) for variable in container["env"]}
+
+
+def step_variables(pod: Json) -> dict[str, str]:
+    """What the fragment sets for the steps; a value that the shell expands as it is written."""
+    words = iter(shlex.split(pod["metadata"]["annotations"][anatomy.ANNOTATION_STEPS]))
+    assert next(word for word in words if word == "export")
+    return dict(word.split("=", 1) for word in itertools.takewhile(lambda word: not word.startswith("dynapod_"), words))
 
 
 def plan_of(pod: Json) -> Plan:
@@ -237,9 +245,9 @@ def test_with_the_shim_in_a_volume_checkout_is_there_only_for_its_other_work(fie
 def test_checkout_fills_no_folder_that_comes_from_an_image() -> None:
     pod = rendered(least(source={"git": "https://h.example/a"}), parse_policy({"shim_delivery": "image-volume"}))
     checkout = containers(pod)["checkout"]
-    assert anatomy.ENV_BIN not in variables(checkout)
     assert anatomy.BIN_PATH not in mounts(checkout)
-    assert variables(containers(pod)["run"])[anatomy.ENV_BIN] == anatomy.BIN_PATH
+    assert plan_of(pod).shim is False
+    assert plan_of(rendered(least())).shim is True
 
 
 @given(descriptions)
@@ -260,19 +268,15 @@ def test_every_folder_has_a_limit_that_is_counted_within_its_containers(data: Js
 def test_all_reports_of_a_pod_together_fit_what_the_kubelet_keeps(data: Json) -> None:
     pod = rendered(data)
     count = len(containers(pod))
-    given_limits = [
-        int(variables(c)[anatomy.ENV_REPORT_LIMIT])
-        for name, c in containers(pod).items()
-        if name in anatomy.RESERVED_CONTAINERS
-    ]
-    assert set(given_limits) == {min(4096, 12 * 1024 // count)}
+    given_limits = {plan_of(pod).report_limit, int(step_variables(pod)[anatomy.ENV_REPORT_LIMIT])}
+    assert given_limits == {min(4096, 12 * 1024 // count)}
 
 
 def test_a_pod_of_the_most_containers_still_has_room_for_reports() -> None:
     services = [{"name": f"s{n}", "image": "a"} for n in range(16)]
     pod = rendered(least(services=services, artifacts=[{"name": "a", "paths": ["x"]}]), LOCAL)
     assert len(containers(pod)) == 19
-    assert variables(containers(pod)["run"])[anatomy.ENV_REPORT_LIMIT] == "646"
+    assert step_variables(pod)[anatomy.ENV_REPORT_LIMIT] == "646"
 
 
 def test_a_kept_container_counts_towards_the_deadline_and_says_how_to_get_in() -> None:
@@ -365,20 +369,13 @@ def test_checkout_alone_sees_credentials_and_secrets() -> None:
     assert "NPM_TOKEN" not in str([containers(pod)["upload"]["env"], containers(pod)["db"]["env"]])
 
 
-def test_every_variable_that_names_a_path_names_a_mount() -> None:
-    pod = rendered(whole(source={"git": "https://h.example/a", "credentials": {"secret": "git"}}))
-    for container in containers(pod).values():
-        for name, value in variables(container).items() if container["name"] in anatomy.RESERVED_CONTAINERS else ():
-            if (
-                name.startswith("DYNAPOD_")
-                and isinstance(value, str)
-                and value.startswith("/")
-                and value != anatomy.TERMINATION_LOG_PATH
-            ):
-                assert any(value == path or value.startswith(path + "/") for path in mounts(container)), (
-                    container["name"],
-                    name,
-                )
+def test_every_path_that_the_containers_look_at_is_a_mount() -> None:
+    sources = ({"git": "https://h.example/a", "credentials": {"secret": "git"}}, {"folder": "/home/ann/app"})
+    found = [c for source in sources for c in containers(rendered(whole(source=source), LOCAL)).values()]
+    mounted = {path for c in found if c["name"] in anatomy.RESERVED_CONTAINERS for path in mounts(c)}
+    mounted |= {c["terminationMessagePath"] for c in found if c["name"] in anatomy.RESERVED_CONTAINERS}
+    for name, value in anatomy.PATHS.items():
+        assert any(value == path or value.startswith(path + "/") for path in mounted), name
 
 
 def test_the_plan_and_the_steps_travel_in_annotations() -> None:
@@ -470,9 +467,40 @@ def test_root_is_only_root_inside_a_user_namespace() -> None:
 
 
 def test_the_authors_variables_win_over_defaults_but_not_over_dynapods() -> None:
-    run = variables(containers(rendered(least(env={"CI": "no", "HOME": "/x"})))["run"])
-    assert (run["CI"], run["HOME"], run["DYNAPOD_ATTEMPT"]) == ("no", "/x", "1")
+    secrets = {"GIT_CONFIG_COUNT": {"secret": "npm", "key": "count"}}
+    pod = rendered(least(env={"CI": "", "HOME": "/x"}, secrets=secrets))
+    run, exported = variables(containers(pod)["run"]), step_variables(pod)
+    assert (run["CI"], run["HOME"]) == ("", "/x")
+    assert not {"CI", "HOME", "GIT_CONFIG_COUNT"} & exported.keys()
+    assert (exported["GIT_CONFIG_KEY_0"], exported["DYNAPOD_ATTEMPT"]) == ("safe.directory", "1")
     assert variables(containers(rendered(least()))["run"])["HOME"] == anatomy.HOME_PATH
+
+
+def test_the_pod_of_a_plain_job_has_no_variable_that_can_be_known_otherwise() -> None:
+    """Each one is a field that the API server decodes, tracks, stores, and sends in every event."""
+    artifacts = [{"name": "a", "paths": ["x"]}]
+    found = {name: variables(c) for name, c in containers(rendered(least(artifacts=artifacts))).items()}
+    home, gateway = {"HOME": "/dynapod/home"}, parse_policy(OPEN).gateway_address
+    assert found == {
+        "checkout": {**home, "DYNAPOD_GATEWAY": gateway},
+        "upload": {**home, "DYNAPOD_GATEWAY": gateway},
+        "run": home,
+    }
+
+
+def test_what_an_attempt_is_called_travels_with_the_steps_whatever_the_id_holds() -> None:
+    job_id = 'it\'s $(id)\n`id` "x" ü\0\ud800'
+    pod = rendered(least(name="nightly build"), job_id=job_id, number=3)
+    assert step_variables(pod) == {
+        "CI": "true",
+        "DYNAPOD_ATTEMPT": "3",
+        "DYNAPOD_JOB": 'it\'s $(id)\n`id` "x" ü\ufffd\\ud800',
+        "DYNAPOD_JOB_NAME": "nightly build",
+        "DYNAPOD_REPORT_LIMIT": "4096",
+        "GIT_CONFIG_COUNT": "1",
+        "GIT_CONFIG_KEY_0": "safe.directory",
+        "GIT_CONFIG_VALUE_0": "$DYNAPOD_WORKSPACE",
+    }
 
 
 def test_labels_let_the_worker_find_its_pods() -> None:
@@ -530,6 +558,8 @@ def test_a_patch_is_merged_deeply_and_by_name() -> None:
     run = containers(pod)["run"]
     assert run["command"] == ["/dynapod/bin/sh", "/dynapod/bin/shim"]
     assert (variables(run)["CI"], variables(run)["TZ"]) == ("x", "UTC")
+    assert "CI" not in step_variables(pod)  # the fragment would set it over the operator's word
+    assert step_variables(pod)["GIT_CONFIG_COUNT"] == "1"
     assert [volume["name"] for volume in pod["spec"]["volumes"]][-1] == "more"
 
 

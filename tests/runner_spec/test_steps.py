@@ -28,6 +28,25 @@ def test_the_keeping_comes_before_the_steps_and_its_hint_survives_the_quoting() 
     assert step.startswith("dynapod_step")
 
 
+def test_variables_come_before_the_keeping_sorted_by_name() -> None:
+    keep = Keep(5400, "kept")
+    given = {"B": "it's $x\ny", "A": ""}
+    text = steps_fragment(
+        [], [], timeout=60, grace=10, after_budget=30, keep=keep, variables=given, defaults=["CI", "GIT_CONFIG_VALUE_0"]
+    )
+    assert text == (
+        "dynapod_limits 1 6000 1000 3000\n"
+        """export A='' B='it'"'"'s $x\ny' CI=true GIT_CONFIG_VALUE_0="$DYNAPOD_WORKSPACE"\n"""
+        "dynapod_keep 540000 kept\n"
+    )
+
+
+@pytest.mark.parametrize("value", ["a\0b", "\ud800"])
+def test_a_variable_that_no_process_can_have_is_refused(value: str) -> None:
+    with pytest.raises(ValueError, match=r"variables\.X: holds a "):
+        steps_fragment([], [], timeout=60, grace=10, after_budget=30, variables={"X": value})
+
+
 def test_steps_come_before_after_steps_in_the_order_given() -> None:
     text = fragment(("a", "echo 1"), ("b", "echo 2"), after=(("c", "echo 3"),))
     assert text.splitlines()[1:] == [

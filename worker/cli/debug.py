@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from runner_spec import anatomy
+from runner_spec.steps import entered
 from worker.cli.connection import redis_option, with_client
 from worker.cli.exit_status import InvalidInputError
 from worker.cli.faults import told_as_faults
@@ -181,7 +182,10 @@ def _state(state: Mapping[str, Any]) -> str:
 def exec_arguments(
     pod: Mapping[str, Any], container: str, command: Sequence[str], *, terminal: bool, kubeconfig: str | None
 ) -> list[str]:
-    """The arguments of `kubectl`; without a command, a shell that the container surely has, if there is one."""
+    """The arguments of `kubectl`; without a command, a shell that the container surely has, if there is one.
+
+    In `run`, the command sees the steps' variables.
+    """
     metadata, spec = pod["metadata"], pod["spec"]
     (entry,) = [
         found
@@ -189,8 +193,10 @@ def exec_arguments(
         for found in spec.get(kind) or []
         if found["name"] == container
     ]
-    brought = any(mount["mountPath"] == anatomy.BIN_PATH for mount in entry.get("volumeMounts") or [])
-    shell = SHELL if brought else "sh"
+    mounted = {mount["mountPath"] for mount in entry.get("volumeMounts") or []}
+    words = list(command) or [SHELL if anatomy.BIN_PATH in mounted else "sh"]
+    if container == anatomy.RUN and mounted >= {anatomy.BIN_PATH, anatomy.PLAN_PATH}:
+        words = entered(words)
     return [
         *([f"--kubeconfig={kubeconfig}"] if kubeconfig else []),
         f"--namespace={metadata['namespace']}",
@@ -200,7 +206,7 @@ def exec_arguments(
         f"--container={container}",
         metadata["name"],
         "--",
-        *(command or [shell]),
+        *words,
     ]
 
 

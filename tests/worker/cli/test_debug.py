@@ -16,6 +16,7 @@ import pytest
 from adapters import redis_server
 from adapters.kubernetes_api import ApiError, KubernetesApi, current_namespace
 from runner_spec import anatomy, wire
+from runner_spec.steps import entered
 from tests.devcluster.local_cluster import local_cluster
 from worker.cli.debug import SHELL, check_pod, exec_arguments
 from worker.cli.exit_status import InvalidInputError
@@ -194,6 +195,18 @@ def test_a_container_that_does_not_run_is_told_with_those_that_do(container: str
     check_pod(pod, "j", "db")
     with pytest.raises(InvalidInputError, match=told):
         check_pod(pod, "j", container)
+
+
+@pytest.mark.parametrize("command", [(), ("git", "status")])
+def test_in_run_the_command_sees_the_steps_variables(command: tuple[str, ...]) -> None:
+    pod = seen(checkout=RUNNING, run=RUNNING)
+    both = [{"name": path, "mountPath": path} for path in (anatomy.BIN_PATH, anatomy.PLAN_PATH)]
+    for container in (*pod["spec"]["initContainers"], *pod["spec"]["containers"]):
+        container["volumeMounts"] = both
+    in_run = exec_arguments(pod, "run", command, terminal=False, kubeconfig=None)
+    assert in_run[in_run.index("--") + 1 :] == entered(command or [SHELL])
+    in_checkout = exec_arguments(pod, "checkout", command, terminal=False, kubeconfig=None)
+    assert in_checkout[in_checkout.index("--") + 1 :] == list(command or [SHELL])
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,8 @@ steps:
   - name: greet
     run: |
       echo "$GREETING $TOKEN" && cat source.txt
+      echo "$DYNAPOD_JOB_NAME attempt $DYNAPOD_ATTEMPT of $DYNAPOD_JOB, CI=$CI"
+      if [ "$GIT_CONFIG_VALUE_0" = "$PWD" ] && [ "$DYNAPOD_WORKSPACE" = "$PWD" ]; then echo in the workspace; fi
       printf 'a\\377b\\033[2Jc\\n' && mkdir -p dist && echo "$GREETING" > dist/answer.txt
       if [ -e fail ]; then exit 3; fi
 artifacts:
@@ -70,7 +72,9 @@ def test_a_job_runs_and_its_artifacts_arrive(job: Path) -> None:
     assert re.search(
         r"^answer +uploaded +1 +3 B +[0-9a-f]{12} +out/answer/dist/answer\.txt$", done.stdout, re.MULTILINE
     )
-    assert re.fullmatch(r"[0-9a-f-]{36}: succeeded in [0-9.]+ s", lines[-1])
+    ended = re.fullmatch(r"([0-9a-f-]{36}): succeeded in [0-9.]+ s", lines[-1])
+    assert ended
+    assert {f"demo attempt 1 of {ended[1]}, CI=true", "in the workspace"} <= set(lines)
     assert "hunter2" not in done.stdout
     assert "nothing isolates them" in lines[0]
 
