@@ -26,9 +26,9 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, BinaryIO, Final, Literal, TypeAlias
 from urllib.parse import unquote, urlsplit
 
 import obstore
@@ -303,6 +303,27 @@ class ObjectStore:
         return _meta(result.meta), _chunks(result, path)
 
     @retried_read
+    async def open_file(self, path: str) -> tuple[ObjectMeta, BinaryIO] | None:
+        """An object's facts and its file, for the caller to read and close; None where the store is no folder.
+
+        For senders: the system copies from a file to a socket by itself, at a tenth of what `open` costs in CPU.
+
+        Raises:
+            NotFound, InvalidName, StoreRefused, StoreUnavailable: see there.
+        """
+        folder = self._backing.prefix if isinstance(self._backing, LocalStore) else None
+        if folder is None:
+            return None
+        _check_name(path)
+        try:
+            return await asyncio.to_thread(_open_file, folder / path, path)
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+            raise NotFound(f"{path}: there is no such object") from error
+        except OSError as error:
+            ours = _OS_ERRORS.get(error.errno or 0, StoreUnavailable)
+            raise ours(f"{path}: {error.strerror}") from error
+
+    @retried_read
     async def head(self, path: str) -> ObjectMeta:
         """An object's facts.
 
@@ -461,6 +482,12 @@ async def _chunks(result: "GetResult", path: str) -> AsyncIterator[bytes]:
 async def _no_chunks() -> AsyncIterator[bytes]:
     for chunk in tuple[bytes, ...]():
         yield chunk
+
+
+def _open_file(file: Path, path: str) -> tuple[ObjectMeta, BinaryIO]:
+    opened = file.open("rb", buffering=0)
+    found = os.fstat(opened.fileno())
+    return ObjectMeta(path, found.st_size, datetime.fromtimestamp(found.st_mtime, UTC)), opened
 
 
 def _meta(found: "BackingMeta") -> ObjectMeta:

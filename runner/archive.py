@@ -7,6 +7,7 @@ header follows its content, so that a read-only folder is made read-only when it
 
 import os
 import stat
+import struct
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -26,6 +27,11 @@ _NUMBERS: Final = 8**11  # of a size, or a time, in a plain header
 _NOBODY: Final = 2 * f"{0:07o}\0"  # user and group
 # Magic and version; names of user and group, device numbers, a prefix of the name: all of them empty.
 _AFTER_LINK: Final = tarfile.POSIX_MAGIC.ljust(BLOCK - 257, b"\0")
+_AFTER_LINK_SUM: Final = sum(_AFTER_LINK)
+# Name, mode, user, group, size, time, checksum, kind, link, what comes after it.
+_FIELDS: Final = struct.Struct(f"{_NAME}s8s8s8s12s12s8s1s{_NAME}s{len(_AFTER_LINK)}s")
+_BEFORE_CHECKSUM: Final = 148  # bytes
+_PLAIN_KINDS: Final = frozenset({tarfile.REGTYPE, tarfile.DIRTYPE, tarfile.SYMTYPE})
 _MODE: Final = 0o777  # no setuid, setgid or sticky bits, neither out nor in
 
 Member = tuple[str, ...]  # ("workspace" | "home", component, …)
@@ -108,22 +114,28 @@ def _plain_header(  # noqa: PLR0917 - private, one caller
     """
     folder = "/" if kind == tarfile.DIRTYPE else ""
     before = f"{name + folder:\0<{_NAME}}{mode:07o}\0{_NOBODY}{size:011o}\0{mtime:011o}\0".encode()
-    after = kind + f"{link:\0<{_NAME}}".encode() + _AFTER_LINK
-    # The checksum is that of the header with eight spaces in its place.
-    return b"%b%06o\0 %b" % (before, sum(before) + 8 * 0x20 + sum(after), after)
+    target = f"{link:\0<{_NAME}}".encode()
+    return b"%b%06o\0 %b%b%b" % (before, _checksum(before, kind, target), kind, target, _AFTER_LINK)
+
+
+def _checksum(before: bytes, kind: bytes, link: bytes) -> int:
+    """Of the header with eight spaces in its place."""
+    return sum(before) + 8 * 0x20 + kind[0] + sum(link) + _AFTER_LINK_SUM
 
 
 def _content(parent: int, name: str, member: Member, size: int) -> Iterator[bytes]:
     # O_NONBLOCK: a service of the job may put a fifo in the file's place, whose opening would wait for ever.
     descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=parent)
-    with open(descriptor, "rb", buffering=0) as file:  # noqa: PTH123 - of a descriptor
+    try:
         left = size
         while left:
-            chunk = file.read(min(CHUNK, left))
+            chunk = os.read(descriptor, min(CHUNK, left))
             if not chunk:
                 raise ArchiveError(f"{'/'.join(member)!r} became shorter while it was read")
             left -= len(chunk)
             yield chunk
+    finally:
+        os.close(descriptor)
     if padding := -size % BLOCK:
         yield bytes(padding)
 
@@ -173,10 +185,7 @@ class Unpacker:
     def _unpack(self, stream: Readable, parents: "_Parents") -> None:
         overrides: dict[str, str] = {}
         while (block := _exactly(stream, BLOCK)) != _ZEROS[:BLOCK]:
-            try:
-                info = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
-            except tarfile.HeaderError as error:
-                raise ArchiveError(f"damaged header: {error}") from error
+            info = _read_header(block)
             if info.type == tarfile.XHDTYPE:
                 overrides = _extended(stream, info.size)
                 continue
@@ -244,6 +253,30 @@ class _Parents:
         self._open.close()
 
 
+def _read_header(block: bytes) -> tarfile.TarInfo:
+    try:
+        return _plain_info(block) or tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
+    except (ValueError, tarfile.HeaderError) as error:
+        raise ArchiveError(f"damaged header: {error}") from error
+
+
+def _plain_info(block: bytes) -> tarfile.TarInfo | None:
+    """What `TarInfo.frombuf` gives, in a third of its time: of a header that `_plain_header` wrote, else None.
+
+    Raises:
+        ValueError: a number in it is damaged.
+    """
+    name, mode, _, _, size, mtime, checksum, kind, link, after = _FIELDS.unpack(block)
+    if kind not in _PLAIN_KINDS or after != _AFTER_LINK:
+        return None
+    if checksum != b"%06o\0 " % _checksum(block[:_BEFORE_CHECKSUM], kind, link):
+        return None
+    info = tarfile.TarInfo(name.partition(b"\0")[0].decode("utf-8", "surrogateescape").rstrip("/"))
+    info.type, info.linkname = kind, link.partition(b"\0")[0].decode("utf-8", "surrogateescape")
+    info.mode, info.size, info.mtime = int(mode[:7], 8), int(size[:11], 8), int(mtime[:11], 8)
+    return info
+
+
 def _write(stream: Readable, parent: int, name: str, info: tarfile.TarInfo, size: int) -> None:
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     descriptor = os.open(name, flags, 0o600, dir_fd=parent)
@@ -252,7 +285,7 @@ def _write(stream: Readable, parent: int, name: str, info: tarfile.TarInfo, size
         while left:
             chunk = _exactly(stream, min(CHUNK, left))
             left -= len(chunk)
-            hole = chunk == _ZEROS[: len(chunk)]  # sparse files stay sparse
+            hole = _ZEROS.startswith(chunk)  # sparse files stay sparse
             if hole:
                 os.lseek(descriptor, len(chunk), os.SEEK_CUR)
             else:

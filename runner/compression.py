@@ -1,6 +1,8 @@
 """Compressed streams: gzip in this process, Zstandard through the `zstd` program."""
 
+import fcntl
 import io
+import os
 import shutil
 import subprocess
 import threading
@@ -14,6 +16,9 @@ from runner.seal import Readable
 GZIP: Final = "tar.gz"
 ZSTD: Final = "tar.zst"
 CHUNK: Final = 128 * 1024
+_SENT: Final = 256 * 1024  # at once: whoever reads it hashes it, frames it and sends it, each time
+_PIPE: Final = 1024 * 1024  # of 64 KiB, both ends would wait for each other at every chunk
+_PIECES: Final = 512  # in one system call; Linux takes 1024
 _GZIP_LEVEL: Final = 1  # a cache is moved within a cluster: time matters more than bytes
 _GZIP_WINDOW: Final = 31  # zlib: 32 KiB window, gzip header
 # With -T1 it would still compress in a second thread, whose buffers take 54 MB in place of 10.
@@ -109,6 +114,10 @@ class _Filter:
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0
         )
+        for pipe in (self._process.stdin, self._process.stdout):
+            assert pipe
+            with suppress(OSError):  # a user's pipes together are limited: a smaller one does as well
+                fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, _PIPE)
         # Most reads ask for a header of 512 bytes, or for a small file.
         assert self._process.stdout
         self._output = io.BufferedReader(self._process.stdout, CHUNK)  # type: ignore[type-var]  # raw: bufsize=0
@@ -157,37 +166,39 @@ class _Filter:
 @contextmanager
 def _zstd_compress(chunks: Iterator[bytes]) -> Iterator[Iterator[bytes]]:
     def feed(pipe: IO[bytes]) -> None:
-        for chunk in _gathered(chunks):
-            _write_all(pipe, chunk)
+        for pieces in _gathered(chunks):
+            _write_all(pipe, pieces)
 
     with closing(_Filter(_ZSTD_COMPRESS, feed)) as program:
-        yield iter(lambda: program.read(CHUNK), b"")
+        yield iter(lambda: program.read(_SENT), b"")
 
 
 @contextmanager
 def _zstd_expand(source: Readable) -> Iterator[Readable]:
     def feed(pipe: IO[bytes]) -> None:
         while chunk := source.read(CHUNK):
-            _write_all(pipe, chunk)
+            _write_all(pipe, [chunk])
 
     with closing(_Filter(_ZSTD_EXPAND, feed)) as program:
         yield program
 
 
-def _gathered(chunks: Iterator[bytes]) -> Iterator[bytes]:
-    """The same bytes in pieces of `CHUNK` or more: a small file is three chunks, and not worth three system calls."""
+def _gathered(chunks: Iterator[bytes]) -> Iterator[list[bytes]]:
+    """The same chunks, by `CHUNK` bytes or more: a small file is three, and not worth three system calls."""
     pieces: list[bytes] = []
     size = 0
     for chunk in chunks:
         pieces.append(chunk)
         size += len(chunk)
-        if size >= CHUNK:
-            yield b"".join(pieces)
+        if size >= CHUNK or len(pieces) >= _PIECES:
+            yield pieces
             pieces, size = [], 0
-    yield b"".join(pieces)
+    yield pieces
 
 
-def _write_all(pipe: IO[bytes], chunk: bytes) -> None:
-    view = memoryview(chunk)
-    while view:
-        view = view[pipe.write(view) :]
+def _write_all(pipe: IO[bytes], pieces: list[bytes]) -> None:
+    written = os.writev(pipe.fileno(), pieces)
+    if written < sum(map(len, pieces)):  # a signal came in between
+        view = memoryview(b"".join(pieces))[written:]
+        while view:
+            view = view[pipe.write(view) :]

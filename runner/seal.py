@@ -58,8 +58,11 @@ class SealedReader:
         """
         while not self._ended:
             chunk = self._body.read(max(1, size))
-            data = self._held + chunk
-            content, self._held = data[:-SEAL_BYTES], data[-SEAL_BYTES:]
+            if len(chunk) >= SEAL_BYTES:  # but for the last ones: one copy, not two
+                content, self._held = b"".join((self._held, memoryview(chunk)[:-SEAL_BYTES])), chunk[-SEAL_BYTES:]
+            else:
+                data = self._held + chunk
+                content, self._held = data[:-SEAL_BYTES], data[-SEAL_BYTES:]
             if not chunk:
                 self._ended = True
                 if self._digest.digest() != self._held:

@@ -144,7 +144,7 @@ class Adoption:
             adopted.append(attempt)
             self._metrics.adopted.inc()
             log.info("adopted", extra={"action": "adopted", **attempt.log_extra})
-            attempt.description = self._launcher.describe(claim)
+            attempt.describe(self._launcher.describe(claim))
             self._hands.follow_logs(attempt)
             if claim.workers_lost:
                 self._hands.bury(attempt)

@@ -57,7 +57,7 @@ class Creation:
             return
         try:
             launch = self._launcher.prepare(claim)
-            attempt.description = launch.description
+            attempt.describe(launch.description)
             attempt.work = work_of(launch.manifest["metadata"])
             self._hands.follow_logs(attempt)
             self._hands.show(attempt, "waiting", "the pod is being created")

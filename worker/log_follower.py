@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Final
 
 from adapters.kubernetes_api import ApiError
@@ -20,6 +20,18 @@ Secrets = Callable[[], Awaitable[list[bytes] | None]]
 
 BACKOFF_FIRST_S: Final = 0.2
 BACKOFF_MAX_S: Final = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class ReadLog:
+    """What is remembered of a log that was complete: it has to be read anew where Redis has forgotten that it was.
+
+    `size` bytes of it were stored; `ended_cleanly` and `restarts` as its follower knew them at the end.
+    """
+
+    size: int
+    ended_cleanly: bool
+    restarts: Restarts
 
 
 class LogFollower:
@@ -42,7 +54,28 @@ class LogFollower:
         limit: bytes to store at most; the rest is declared missing.
         metrics: where bytes and gaps are counted.
         may_restart: whether the kubelet starts the container again when it ends.
+        before: what another follower of this worker has known of the log.
     """
+
+    # A worker holds as many as containers run: 20,000 and more.
+    __slots__ = (
+        "_ask_secrets",
+        "_backoff",
+        "_earlier",
+        "_ended",
+        "_ended_cleanly",
+        "_has_news",
+        "_intake",
+        "_is_open",
+        "_pod",
+        "_restarts",
+        "_sleep",
+        "_source",
+        "_stored",
+        "_writer",
+        "container",
+        "waits_for_redis",
+    )
 
     def __init__(
         self,
@@ -55,6 +88,7 @@ class LogFollower:
         limit: int,
         metrics: WorkerMetrics,
         may_restart: bool = False,
+        before: ReadLog | None = None,
     ) -> None:
         self._source = source
         self._writer = writer
@@ -62,21 +96,30 @@ class LogFollower:
         self.container = container
         self._ask_secrets = secrets
         self._intake = LogIntake(writer, limit, metrics)
-        self._earlier = EarlierLogs(source, self._intake, pod, container)
-        self._may_restart = may_restart
+        self._earlier = EarlierLogs(source, self._intake, pod, container) if may_restart else None
         self._restarts = Restarts()
+        self._is_open = False  # the writer, and what to hide is known
+        self._stored = 0  # bytes that were stored before this follower came
         self._ended = False
-        self._news = asyncio.Event()  # the container's status has changed: do not wait longer
+        self._has_news = False  # the container's status has changed: do not wait longer
+        self._sleep: asyncio.Future[None] | None = None
         self._backoff = BACKOFF_FIRST_S
         # The last followed stream ended by itself, unbroken, and nothing is known of another start since. The kubelet
         # ends a stream only after the container's end.
         self._ended_cleanly = False
         self.waits_for_redis = False
+        if before is not None:
+            self._stored, self._ended_cleanly, self._restarts = before.size, before.ended_cleanly, before.restarts
 
     @property
     def bytes_read(self) -> int:
         """Of the log, by this follower."""
         return self._intake.bytes_read
+
+    @property
+    def read_log(self) -> ReadLog:
+        """What to remember of it once it is complete."""
+        return ReadLog(self._writer.entry.size, self._ended_cleanly, self._restarts)
 
     @property
     def store_trouble(self) -> str:
@@ -86,7 +129,7 @@ class LogFollower:
     def container_ended(self) -> None:
         """The container's status says that it has terminated: what the log holds now is all."""
         self._ended = True
-        self._news.set()
+        self._tell()
 
     def container_restarted(self, times: int, *, waits: bool = False) -> None:
         """The container's status says that it was started again, this often so far; and `waits` for the next time."""
@@ -98,49 +141,55 @@ class LogFollower:
             self._ended_cleanly = False
             # At once: when it is started again once more, the kubelet forgets the log before this one.
             self._backoff = BACKOFF_FIRST_S
-            self._news.set()
+            self._tell()
 
     async def run(self) -> None:
         """Until the log is complete, whoever completed it.
 
         Cancel it to give up; then say so with `abandon`.
         """
+        self._is_open = False
         try:
-            await self._run()
+            while not await self._advance():
+                await self._pause()
         finally:
             self._writer.let_go()
 
-    async def _run(self) -> None:
-        while True:
-            try:
-                await self._follow()
-            except LogFencedError as error:
-                # Another worker, or an own write that had been given up for lost and took effect after all. Either way
-                # the place to go on from is known again, and nothing can be stored twice. If the job is another
-                # worker's now, the queue says so and this follower is cancelled.
-                log.info("log was written to", extra={"action": "log_fenced", "log": str(error)})
-                await self._pause()
-            except RedisUnavailable as error:
-                # Once per outage: a worker may have a thousand logs, and the heartbeat goes on telling.
-                level = logging.DEBUG if self.waits_for_redis else logging.WARNING
-                log.log(level, "log waits for Redis: %s", error, extra={"action": "redis_away", "pod": self._pod})
-                self.waits_for_redis = True
-                await self._pause()
-            else:
-                return
+    async def _advance(self) -> bool:
+        """One stream, or what stands in its way; true when the log is complete."""
+        try:
+            return await self._follow()
+        except LogFencedError as error:
+            # Another worker, or an own write that had been given up for lost and took effect after all. Either way
+            # the place to go on from is known again, and nothing can be stored twice. If the job is another
+            # worker's now, the queue says so and this follower is cancelled.
+            log.info("log was written to", extra={"action": "log_fenced", "log": str(error)})
+        except RedisUnavailable as error:
+            # Once per outage: a worker may have a thousand logs, and the heartbeat goes on telling.
+            level = logging.DEBUG if self.waits_for_redis else logging.WARNING
+            log.log(level, "log waits for Redis: %s", error, extra={"action": "redis_away", "pod": self._pod})
+            self.waits_for_redis = True
+        self._is_open = False
+        return False
 
-    async def _follow(self) -> None:
-        before = self._writer.entry
+    async def _follow(self) -> bool:
+        if not self._is_open:
+            await self._open()
+            if self._writer.entry.complete:
+                return True
+            self._is_open = await self._know_secrets()
+        if self._is_open and not await self._once():
+            return False
+        await self._writer.close()
+        return True
+
+    async def _open(self) -> None:
+        before = max(self._writer.entry.size, self._stored)
         await self._writer.open()
-        if self._writer.entry.size < before.size:
+        self._stored = 0
+        if self._writer.entry.size < before:
             self._ended_cleanly = False  # Redis has forgotten what was read: it must be read again, or declared missing
         self.waits_for_redis = False
-        if self._writer.entry.complete:
-            return
-        if await self._know_secrets():
-            while not await self._once():
-                pass
-        await self._writer.close()
 
     async def abandon(self, why: str) -> None:
         """Declare what could not be read as missing, and close the log; waits for Redis as long as it takes."""
@@ -177,7 +226,7 @@ class LogFollower:
     async def _once(self) -> bool:
         """One stream to its end; true when the log is complete."""
         ended, restarts, read = self._ended, self._restarts, self._intake.bytes_read
-        self._news.clear()
+        self._has_news = False
         try:
             await self._copy(restarts, last=ended)
         except ApiError as error:
@@ -203,7 +252,6 @@ class LogFollower:
             # The kubelet ends the stream when the container ends, often before the status says so.
         if self._intake.bytes_read > read:
             self._backoff = BACKOFF_FIRST_S
-        await self._pause()
         return False
 
     def _was_read_to_its_end(self) -> bool:
@@ -218,7 +266,7 @@ class LogFollower:
         Raises:
             ApiError, LogTooLongError: see `LogIntake.take`.
         """
-        if self._may_restart:
+        if self._earlier is not None:
             await self._earlier.catch_up(restarts)
         cursor = self._writer.entry.cursor
 
@@ -231,7 +279,7 @@ class LogFollower:
         resumer = await self._intake.take(stream, begin)
         if last and resumer.missing:
             await self._cross(restarts, b"", rotated=True)
-        elif self._may_restart and not last:
+        elif self._earlier is not None and not last:
             await self._earlier.look_behind(restarts)
         starts = self._writer.entry.starts
         if starts is not None and self._writer.entry.cursor.time and not resumer.missing and not last:
@@ -242,7 +290,7 @@ class LogFollower:
 
         `restarts` is what was known of them when the stream was opened: it may be an older start's than those since.
         """
-        if self._may_restart:
+        if self._earlier is not None:
             await self._earlier.cross(restarts, fresh)
         elif rotated:
             await self._intake.end_line()
@@ -254,7 +302,22 @@ class LogFollower:
         if self._ended:
             await asyncio.sleep(delay)
             return
-        try:
-            await asyncio.wait_for(self._news.wait(), delay)
-        except TimeoutError:
-            return
+        if not self._has_news:
+            loop = asyncio.get_running_loop()
+            # Thousands wait so: `asyncio.Event` and `wait_for` would take a task and 2 KB for each.
+            self._sleep = loop.create_future()
+            timer = loop.call_later(delay, self._wake)
+            try:
+                await self._sleep
+            finally:
+                timer.cancel()
+                self._sleep = None
+        self._has_news = False
+
+    def _tell(self) -> None:
+        self._has_news = True
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._sleep is not None and not self._sleep.done():
+            self._sleep.set_result(None)

@@ -1,6 +1,6 @@
 """The way of a container's log from Kubernetes' streams into its writer: nothing twice, masked, counted, limited."""
 
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 
@@ -32,11 +32,13 @@ class LogIntake:
         metrics: where bytes and gaps are counted.
     """
 
+    __slots__ = ("_metrics", "bytes_read", "limit", "reading", "secrets", "writer")
+
     def __init__(self, writer: LogWriter, limit: int, metrics: WorkerMetrics) -> None:
         self.writer = writer
         self.limit = limit
         self._metrics = metrics
-        self.secrets: list[bytes] = []  # the values to hide
+        self.secrets: Sequence[bytes] = ()  # the values to hide
         self.reading: int | None = None  # which start's log is taken in (0: the first); None: there is only one
         self.bytes_read = 0
 

@@ -1,12 +1,20 @@
 """The attempts that a worker holds, and the jobs and pods they are found by."""
 
 import asyncio
+from contextlib import suppress
+from typing import Final
 
 from worker.attempt import Attempt
 from worker.launch import pod_name
 from worker.metrics import WorkerMetrics
 from worker.orphans import Orphans
 from worker.queue import Claim
+
+# Jobs on their way to a pod at once: as many as there are connections to create them. Who claims more only keeps them
+# from other workers, in memory that is not given back.
+LAUNCHES: Final = 64
+# Where so many do not get on, how long until one more is tried, in seconds: their trouble may be their own.
+TRIAL_S: Final = 10.0
 
 
 class Roster:
@@ -18,7 +26,8 @@ class Roster:
         self._metrics = metrics
         self._by_pod: dict[str, Attempt] = {}
         self._by_job: dict[str, Attempt] = {}
-        self._released = asyncio.Event()
+        self._launches: dict[asyncio.Task[None], Attempt] = {}
+        self._news = asyncio.Event()  # a job was released, or a launch is over
         metrics.capacity.set(capacity)
 
     @property
@@ -31,10 +40,33 @@ class Roster:
         """How many more jobs may be taken; not above zero when it is full."""
         return self.capacity - self.in_flight
 
-    async def wait_for_room(self) -> None:
-        """Until a job has been released."""
-        self._released.clear()
-        await self._released.wait()
+    async def room_to_claim(self) -> int:
+        """Wait until it makes sense to claim jobs, then how many: one at least.
+
+        In batches, for the sake of round trips: when half of the launches are over, as many again. Launches that wait
+        for Kubernetes count: while it is away, other workers may reach it. But not for ever: see `_launched`.
+        """
+        while self.room <= 0 or len(self._launches) > LAUNCHES // 2:
+            self._news.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(TRIAL_S):
+                    await self._news.wait()
+                continue
+            if self.room > 0:
+                return 1
+        return min(self.room, LAUNCHES - len(self._launches))
+
+    def launching(self, attempt: Attempt, task: "asyncio.Task[None]") -> None:
+        """Until this task has ended, in whatever way, the attempt is on its way to a pod."""
+        self._launches[task] = attempt
+        task.add_done_callback(self._launched)
+
+    def _launched(self, task: "asyncio.Task[None]") -> None:
+        attempt = self._launches.pop(task, None)
+        if attempt is not None and attempt.pod_uid:
+            # Kubernetes creates pods: those that still wait for theirs must not keep others from being claimed.
+            self._launches = {t: a for t, a in self._launches.items() if not a.creation_waits}
+        self._news.set()
 
     def attempts(self) -> list[Attempt]:
         """All of them, also those whose pod is only being deleted."""
@@ -65,7 +97,7 @@ class Roster:
         if self._by_job.get(attempt.claim.job_id) is attempt:
             del self._by_job[attempt.claim.job_id]
         self._metrics.in_flight.set(self.in_flight)
-        self._released.set()
+        self._news.set()
 
     def forget(self, attempt: Attempt) -> None:
         """Job and pod are over, or somebody else's."""

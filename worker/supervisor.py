@@ -1,6 +1,6 @@
 """The life of every job in this worker's hands, written down once, in the order in which it happens.
 
-    claim      the queue hands over jobs, at most as many as there is room for          `_claim_loop`
+    claim      the queue hands over jobs, as many as can be launched and held           `_claim_loop`
     launch     description → policy → pod manifest → created pod                         `launch`
     follow     each change of the pod is classified: waiting, running, or its end       `_seen`, `observe`
     log        a container that has started is followed to the end of its log           `LogStreams`
@@ -27,7 +27,6 @@ from runner_spec.names import label_value
 from runner_spec.outcome import Fault, Outcome, Running, Verdict, Waiting
 from runner_spec.ownership import End, Sight, Start, after_commit, creator, first_step, on_sight
 from runner_spec.policy import Policy
-from runner_spec.pull_words import keep_words
 from worker.adoption import Adoption
 from worker.attempt import Attempt, Phase, Pod, slim
 from worker.cancellation import end_tasks
@@ -48,7 +47,6 @@ from worker.upload_proof import confirmed
 
 log = logging.getLogger(__name__)
 
-BATCH: Final = 100
 WAIT_S: Final = 2.0
 # How often the queue's own clockwork is turned, and how often the patience with waiting pods is looked at.
 TICK_S: Final = 1.0
@@ -169,10 +167,7 @@ class Supervisor:
                 self._claims_refused.over()
 
     async def _claim_once(self) -> None:
-        if self._roster.room <= 0:
-            await self._roster.wait_for_room()
-            return
-        wanted = min(self._roster.room, BATCH)
+        wanted = await self._roster.room_to_claim()
         if self._creation.no_room:
             await asyncio.sleep(QUOTA_PAUSE_S)
             wanted = 1
@@ -191,9 +186,13 @@ class Supervisor:
         attempt.task = task = asyncio.create_task(work, name=f"{attempt.phase} {attempt.pod_name}")
         self._tasks.add(task)
         task.add_done_callback(lambda done: self._done(attempt, done))
+        if _creates(attempt):
+            self._roster.launching(attempt, task)
 
     def _done(self, attempt: Attempt, task: "asyncio.Task[None]") -> None:
         self._tasks.discard(task)
+        if attempt.task is task:
+            attempt.task = None  # one that was cancelled holds all its frames, and with them the manifest: 40 KB
         if not task.cancelled() and (error := task.exception()) is not None:
             if isinstance(error, LeaseLost):
                 return  # says nothing about the job: this worker is over, and others take it up
@@ -214,11 +213,11 @@ class Supervisor:
         await self._creation.run(attempt)
 
     def follow_logs(self, attempt: Attempt) -> None:
-        """Be ready to follow its containers' logs, as they start."""
-        payload = attempt.claim.payload if isinstance(attempt.claim.payload, dict) else {}
+        """Be ready to follow its containers' logs, as they start. The last to need the payload."""
+        claim = attempt.claim
+        payload = claim.payload if isinstance(claim.payload, dict) else {}
         source = payload.get("source")
         has_secrets = bool(payload.get("secrets")) or (isinstance(source, dict) and bool(source.get("credentials")))
-        claim = attempt.claim
         attempt.streams = LogStreams(
             self._keeper,
             claim.job_id,
@@ -228,6 +227,7 @@ class Supervisor:
             limit=self._policy.max_log_bytes,
             begun=claim.adopted,
         )
+        claim.forget_payload()
 
     # follow
 
@@ -242,8 +242,7 @@ class Supervisor:
 
     def _sight(self, attempt: Attempt, pod: Pod) -> Sight:
         claim = attempt.claim
-        creates = attempt.phase is Phase.LAUNCHING and first_step(adopted=claim.adopted) is Start.CREATE
-        creating = (label_value(self._queue.worker), attempt.work) if creates else None
+        creating = (label_value(self._queue.worker), attempt.work) if _creates(attempt) else None
         return on_sight(pod["metadata"], claim.job_id, claim.attempt, creating=creating)
 
     def _guard(self, attempt: Attempt, step: Callable[[], None]) -> None:
@@ -261,18 +260,18 @@ class Supervisor:
 
     def observe(self, attempt: Attempt, pod: Pod) -> None:
         """Take note of the attempt's pod, new or changed, unless something newer is known."""
-        if _older(pod, attempt.pod):
+        if attempt.is_past(pod):
             return
         if attempt.phase in (Phase.FINISHING, Phase.DELETING):
             if attempt.pod is None:  # it ends without a pod, and now there is one: to be deleted with the others
-                attempt.pod_uid, attempt.pod = pod["metadata"]["uid"], slim(pod)
+                attempt.note(pod)
             return
         if attempt.phase is Phase.LAUNCHING:
             self._stop_creating(attempt)
         attempt.phase = Phase.FOLLOWING
         self.reflector.include({creator(pod["metadata"])})  # taken over: its events must come here, too
-        attempt.pod_uid = pod["metadata"]["uid"]
-        attempt.pod = dict(keep_words(slim(pod), attempt.pod))
+        attempt.note(pod)
+        assert attempt.pod is not None
         if attempt.streams is not None:
             attempt.streams.update(attempt.pod)
         self._judge(attempt)
@@ -521,8 +520,6 @@ class Supervisor:
             self._guard(attempt, partial(self.observe, attempt, pod))
 
 
-def _older(pod: Pod, known: Pod | None) -> bool:
-    """The reply to a create may arrive after newer events of the watch."""
-    if known is None or known["metadata"]["uid"] != pod["metadata"]["uid"]:
-        return False
-    return int(pod["metadata"]["resourceVersion"]) < int(known["metadata"]["resourceVersion"])
+def _creates(attempt: Attempt) -> bool:
+    """Whether it is on its way to a pod that this worker creates; that of an adopted one is looked for."""
+    return attempt.phase is Phase.LAUNCHING and first_step(adopted=attempt.claim.adopted) is Start.CREATE

@@ -44,12 +44,12 @@ def _has_artifacts(attempt: Attempt) -> bool:
     The pod itself says so: the description of an adopted job may be one that this worker, of another version, cannot
     read. What neither of them says is taken for yes, but for a pod without `upload`.
     """
-    description, pod = attempt.description, attempt.pod or {}
+    promised, pod = attempt.promises_artifacts, attempt.pod or {}
     noted = pod.get("metadata", {}).get("annotations", {}).get(anatomy.ANNOTATION_ARTIFACTS)
-    if noted is None and description is None:
+    if noted is None and promised is None:
         containers = pod.get("spec", {}).get("initContainers")
         return containers is None or any(container["name"] == anatomy.UPLOAD for container in containers)
-    return noted not in {None, "0"} or bool(description is not None and description.artifacts)
+    return noted not in {None, "0"} or bool(promised)
 
 
 async def _exists(store: ObjectStore, path: str, attempt: Attempt) -> bool:

@@ -8,12 +8,12 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import suppress
-from typing import Final, NamedTuple
+from typing import BinaryIO, Final, NamedTuple
 from urllib.parse import quote
 
 from aiohttp import web
 
-from adapters.object_store import NotFound, ObjectMeta, StoreError
+from adapters.object_store import DOWNLOAD_CHUNK_BYTES, NotFound, ObjectMeta, StoreError
 from gateway import body
 from gateway.addressing import cache_key, cache_lookup
 from gateway.bearer import while_alive
@@ -85,10 +85,11 @@ async def get_cache(request: web.Request) -> web.StreamResponse:
         return _miss()
     async with gateway.transfer():
         try:
-            meta, chunks = await gateway.store.open(found.meta.path)
+            opened = await gateway.store.open_file(found.meta.path)
+            meta, content = opened or await gateway.store.open(found.meta.path)
         except NotFound:
             return _miss()  # expired between the look-up and now
-        return await _send(request, found._replace(meta=meta), chunks)
+        return await _send(request, found._replace(meta=meta), content)
 
 
 async def _save(request: web.Request, name: str) -> None:
@@ -140,17 +141,16 @@ def _latest(entries: list[Entry]) -> Entry | None:
     return max(entries, key=lambda entry: (entry.meta.last_modified, entry.meta.path), default=None)
 
 
-async def _send(request: web.Request, entry: Entry, chunks: AsyncIterator[bytes]) -> web.StreamResponse:
+async def _send(request: web.Request, entry: Entry, content: AsyncIterator[bytes] | BinaryIO) -> web.StreamResponse:
     response = web.StreamResponse(headers={"Content-Type": SEALED_TYPE, **_facts(entry)})
     response.content_length = entry.meta.size
-    stall = request.app[GATEWAY].limits.stall_seconds
     traffic = request[TRAFFIC]
-    await response.prepare(request)
     try:
-        async for chunk in chunks:
-            async with asyncio.timeout(stall):
-                await response.write(chunk)
-            traffic.sent += len(chunk)
+        await response.prepare(request)
+        if isinstance(content, AsyncIterator):
+            await _send_chunks(request, response, content)
+        else:
+            await _send_file(request, content, entry.meta.size)
         await response.write_eof()
     except (StoreError, TimeoutError, OSError) as error:
         # The head is sent: the only way left to say that the rest will not come is to cut the connection.
@@ -162,7 +162,38 @@ async def _send(request: web.Request, entry: Entry, chunks: AsyncIterator[bytes]
         )
         if request.transport is not None:
             request.transport.abort()
+    finally:
+        if not isinstance(content, AsyncIterator):
+            content.close()
     return response
+
+
+async def _send_chunks(request: web.Request, response: web.StreamResponse, chunks: AsyncIterator[bytes]) -> None:
+    stall = request.app[GATEWAY].limits.stall_seconds
+    async for chunk in chunks:
+        async with asyncio.timeout(stall):
+            await response.write(chunk)
+        request[TRAFFIC].sent += len(chunk)
+
+
+async def _send_file(request: web.Request, file: BinaryIO, size: int) -> None:
+    """The file, by the system itself, past the response (whose head is out): a piece at a time, for `stall_seconds`.
+
+    Raises:
+        TimeoutError, OSError: the client takes nothing more, is gone, or the file has become shorter.
+    """
+    stall = request.app[GATEWAY].limits.stall_seconds
+    loop, traffic = asyncio.get_running_loop(), request[TRAFFIC]
+    while traffic.sent < size:
+        transport = request.transport
+        if transport is None or transport.is_closing():
+            raise ConnectionResetError("the client is gone")
+        async with asyncio.timeout(stall):
+            count = min(DOWNLOAD_CHUNK_BYTES, size - traffic.sent)
+            sent = await loop.sendfile(transport, file, traffic.sent, count)
+        if not sent:
+            raise OSError(f"the entry has {traffic.sent} bytes, not {size}")
+        traffic.sent += sent
 
 
 def _scope(request: web.Request) -> str:

@@ -2,6 +2,7 @@ import asyncio
 import subprocess
 import sys
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,41 @@ def test_a_stream_is_stored_and_comes_back(store: ObjectStore, count: int) -> No
         content = b"".join([chunk async for chunk in chunks])
         assert content == b"".join([piece async for piece in _pieces(count)])
         assert (await store.head("a/b")).size == count * MEBI
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("name", ["a/b", "ä é/%20~", "a?b[*]"])
+def test_a_folder_gives_its_objects_as_files(tmp_path: Path, name: str) -> None:
+    async def scenario() -> None:
+        store = ObjectStore.from_url(str(tmp_path / "store"))
+        await store.put_stream(name, _pieces(2))
+        opened = await store.open_file(name)
+        assert opened is not None
+        meta, file = opened
+        with file:
+            assert file.read() == b"".join([piece async for piece in _pieces(2)])
+        found = await store.head(name)
+        assert (meta.path, meta.size) == (found.path, found.size)
+        assert abs(meta.last_modified - found.last_modified) < timedelta(milliseconds=1)
+
+    asyncio.run(scenario())
+
+
+def test_what_is_no_object_of_the_folder_is_not_opened(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        store = ObjectStore.from_url(str(tmp_path / "store"))
+        (tmp_path / "outside").write_bytes(b"x")
+        await store.put("a/b", b"x")
+        for name in ("a", "a/b/c", "c"):
+            with pytest.raises(NotFound):
+                await store.open_file(name)
+        for name in ("../outside", "a/../../outside", str(tmp_path / "outside"), "a/b#1"):
+            with pytest.raises(InvalidName):
+                await store.open_file(name)
+        memory = ObjectStore.from_url("memory://")
+        await memory.put("a", b"x")
+        assert await memory.open_file("a") is None
 
     asyncio.run(scenario())
 

@@ -46,11 +46,15 @@ class Running:
 
 @asynccontextmanager
 async def gateway(
-    folder: Path, *, limits: Limits | None = None, clock: Callable[[], float] = time.monotonic
+    folder: Path,
+    *,
+    store: ObjectStore | None = None,
+    limits: Limits | None = None,
+    clock: Callable[[], float] = time.monotonic,
 ) -> AsyncIterator[Running]:
     api = FakeApiServer()
     api.add(TOKEN, JOB, 2)
-    store, registry = ObjectStore.from_url(str(folder)), CollectorRegistry()
+    store, registry = store or ObjectStore.from_url(str(folder)), CollectorRegistry()
     redis_server = fakeredis.FakeServer()
     redis = fakeredis.FakeAsyncRedis(server=redis_server)
     headers = {"Authorization": f"Bearer {TOKEN}"}

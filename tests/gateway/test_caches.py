@@ -1,12 +1,15 @@
 import asyncio
 import hashlib
+import io
 import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 from urllib.parse import quote, urlencode
 
 import pytest
+from aiohttp import ClientError
 
+from adapters.object_store import ObjectStore
 from gateway.settings import Limits
 from runner_spec import storage
 from runner_spec.transfer import ARCHIVE_FORMAT_HEADER, CACHE_KEY_HEADER, CACHES_PATH, SEALED_TYPE
@@ -18,7 +21,7 @@ ZSTD = {ARCHIVE_FORMAT_HEADER: "tar.zst"}
 async def _put(running: Running, key: str, content: bytes, archive: str = "tar.zst") -> int:
     url = f"{running.url}{CACHES_PATH}/{quote(key, safe='')}"
     headers = {ARCHIVE_FORMAT_HEADER: archive}
-    async with running.client.put(url, data=sealed(content), headers=headers) as answer:
+    async with running.client.put(url, data=io.BytesIO(sealed(content)), headers=headers) as answer:
         assert await answer.json() == {"stored": answer.status == 201}
         return answer.status
 
@@ -58,6 +61,20 @@ def test_an_entry_comes_back_with_its_seal_key_and_format(tmp_path: Path) -> Non
             assert await _get(running, "pip-1") == ("pip-1", "tar.zst", content)
         # Counted after the last byte is out, so read when the gateway has stopped.
         assert running.count("dynapod_gateway_sent_bytes_total", route=CACHES_PATH) == len(content) + 32
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("url", ["folder", "memory://"])
+def test_a_large_entry_comes_whole_and_the_connection_serves_on(tmp_path: Path, url: str) -> None:
+    async def scenario() -> None:
+        store = ObjectStore.from_url(str(tmp_path) if url == "folder" else url)
+        async with gateway(tmp_path, store=store) as running:
+            content = os.urandom(5_000_000)
+            assert await _put(running, "k", content) == 201
+            for _ in range(2):
+                assert await _get(running, "k") == ("k", "tar.zst", content)
+            assert await _put(running, "k", b"") == 200
 
     asyncio.run(scenario())
 
@@ -236,6 +253,23 @@ def test_a_reader_that_hangs_up_frees_its_place(tmp_path: Path) -> None:
             writer.write(head.encode())
             assert b"200" in await reader.readline()
             writer.transport.abort()
+            assert await _put(running, "k", b"x") == 201
+
+    asyncio.run(scenario())
+
+
+def test_an_entry_that_becomes_shorter_while_it_is_sent_cuts_the_connection(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with gateway(tmp_path) as running:
+            path = running.folder / storage.cache_entry_path("scope", "big", "tar.zst")
+            path.parent.mkdir(parents=True)
+            with path.open("wb") as file:
+                file.truncate(200_000_000)  # more than the sockets hold: it cannot all have been sent
+            async with running.client.get(f"{running.url}{CACHES_PATH}?key=big") as answer:
+                assert (answer.status, answer.content_length) == (200, 200_000_000)
+                os.truncate(path, 1)
+                with pytest.raises(ClientError):
+                    await answer.read()
             assert await _put(running, "k", b"x") == 201
 
     asyncio.run(scenario())

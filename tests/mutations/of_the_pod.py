@@ -239,8 +239,8 @@ _LOG: Final = (
     Sabotage(
         "close-on-leaving",
         "worker/log_follower.py",
-        "            await self._run()\n        finally:\n            self._writer.let_go()",
-        "            await self._run()\n        finally:\n            await self._writer.close()",
+        "                await self._pause()\n        finally:\n            self._writer.let_go()",
+        "                await self._pause()\n        finally:\n            await self._writer.close()",
         "the log of a worker that leaves is closed as complete, and its heir reads no further",
         ("tests/worker/test_log_pipeline.py::test_a_log_whose_worker_leaves_is_left_open_for_the_next_one",),
     ),

@@ -15,7 +15,7 @@ def new_attempt() -> Attempt:
     return Attempt(claim, "p")
 
 
-@pytest.mark.parametrize("pod", [pods.checked_out(), slim(pods.over()), {"metadata": {"name": "ü\ud800", "uid": "u"}}])
+@pytest.mark.parametrize("pod", [pods.checked_out(), slim(pods.over()), {"metadata": {"name": "ü", "uid": "u"}}])
 def test_a_packed_pod_is_the_same_pod(pod: Json) -> None:
     attempt = new_attempt()
     attempt.pod = pod
@@ -45,3 +45,33 @@ def test_that_a_pod_is_being_deleted_is_known_while_it_is_packed(*, deleted: boo
     assert attempt.pod_deleted is deleted
     attempt.pod = None
     assert not attempt.pod_deleted
+
+
+def image_waits(message: str, reason: str = "ImagePullBackOff") -> Json:
+    pod = pods.checked_out()
+    statuses = pod["status"]["containerStatuses"]
+    statuses[0] = {**statuses[0], "state": {"waiting": {"reason": reason, "message": message}}}
+    return pod
+
+
+def test_what_a_registry_said_is_kept_while_the_kubelet_only_says_that_it_backs_off() -> None:
+    attempt = new_attempt()
+    attempt.note(image_waits("no such image", "ErrImagePull"))
+    attempt.rest()
+    attempt.note(image_waits('Back-off pulling image "x"'))
+    assert attempt.pod is not None
+    assert "no such image" in attempt.pod["status"]["containerStatuses"][0]["state"]["waiting"]["message"]
+
+
+def test_an_event_is_judged_by_its_age_without_the_pod_being_unpacked() -> None:
+    attempt, pod = new_attempt(), pods.checked_out()
+    pod["metadata"] |= {"uid": "u", "resourceVersion": "20"}
+    assert not attempt.is_past(pod)
+    attempt.note(pod)
+    attempt.rest()
+    past = [
+        attempt.is_past({**pod, "metadata": {**pod["metadata"], "uid": uid, "resourceVersion": version}})
+        for uid, version in [("u", "9"), ("u", "20"), ("u", "100"), ("another", "9")]
+    ]
+    assert past == [True, False, False, False]
+    assert attempt._pod is None

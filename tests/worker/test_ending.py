@@ -81,7 +81,8 @@ class Scene:
         if not await self.redis.exists("rq:job:j"):
             self.rq.enqueue(wire.RUN_FUNCTION, description, job_id="j", retry=retry)
         (claim,) = await self.queue.claim(1)
-        attempt = Attempt(claim, f"dp-j-{claim.attempt}", parse_description(description))
+        attempt = Attempt(claim, f"dp-j-{claim.attempt}")
+        attempt.describe(parse_description(description))
         attempt.pod = pod
         return attempt
 

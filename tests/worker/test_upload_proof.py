@@ -52,7 +52,8 @@ def attempt(description: JobDescription | None, pod: Json | None = None) -> Atte
         claimed_at=0.0,
         started_at=0.0,
     )
-    found = Attempt(claim, "pod", description)
+    found = Attempt(claim, "pod")
+    found.describe(description)
     found.pod = pod
     return found
 

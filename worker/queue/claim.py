@@ -10,7 +10,8 @@ from typing import Any, Final
 from runner_spec import wire
 
 # Fields of rq:job:<id> that a claim reads: all that rq's `Job.restore` knows (3.0.0), but `meta`, `result` and
-# `exc_info`, which belong to the producer, may be pickles, and are left as they are.
+# `exc_info`, which belong to the producer, may be pickles, and are left as they are; nor `description`, the payload
+# once more as text: rq leaves it as it is where a job has none.
 JOB_FIELDS: Final = (
     "data",
     "status",
@@ -21,7 +22,6 @@ JOB_FIELDS: Final = (
     "ended_at",
     "last_heartbeat",
     "worker_name",
-    "description",
     "group_id",
     "timeout",
     "ttl",
@@ -53,6 +53,7 @@ JOB_FIELDS: Final = (
 # Producers' code that rq's own worker would import and call, or post to; we do neither.
 FOREIGN_HOOKS: Final = ("success_callback_name", "failure_callback_name", "stopped_callback_name", "webhooks")
 CANCELED_BY_RQ: Final = "canceled through rq"
+_FORGOTTEN: Final = wire.Refusal("forgotten", "The payload was read before, and is not kept.")
 
 JobHash = Mapping[str, bytes]
 
@@ -114,10 +115,17 @@ class Claim:
         """The execution's name in rq's registries."""
         return f"{self.job_id}:{self.execution_id}"
 
+    def forget_payload(self) -> None:
+        """It is launched: of the thousands of claims that a worker holds, only those on their way to a pod need it."""
+        object.__setattr__(self, "payload", _FORGOTTEN)
+
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """A claim and the job's hash at that moment (without the payload), from which the commit is made."""
+    """A claim and the job's hash at that moment, without the payload and without empty values, which rq takes for none.
+
+    The commit is made from it.
+    """
 
     claim: Claim
     job: JobHash = field(repr=False)
@@ -126,7 +134,7 @@ class Held:
 def read_reply(reply: Sequence[Any], now: float, *, adopted: bool) -> Held:
     """What prelude.lua's `describe` wrote, at server time `now`; see `Claim.adopted`."""
     raw_id, raw_execution, attempt, raw_minted_by, created_at, since, lost, stop, values = reply
-    job = {name: value for name, value in zip(JOB_FIELDS, values, strict=True) if value is not None}
+    job = {name: value for name, value in zip(JOB_FIELDS, values, strict=True) if value}
     data = job.pop("data", b"")
     job_id, minted_by = text(raw_id), text(raw_minted_by or b"")
     retries_left = whole(job.get("retries_left"))

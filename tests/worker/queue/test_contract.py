@@ -268,7 +268,7 @@ def test_a_claim_reads_every_field_that_rq_writes_back(redis_url: str) -> None:
     written = set(full.to_dict())
     redis.close()
 
-    kept_as_they_are = {"meta", "result", "exc_info"}
+    kept_as_they_are = {"meta", "result", "exc_info", "description"}
     assert written - kept_as_they_are - set(JOB_FIELDS) == set()
     assert "data" not in RecordedJob.to_dict(_recorded(redis))
 
