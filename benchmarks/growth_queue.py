@@ -21,7 +21,7 @@ from worker.queue import Claim, Finish, JobQueue, Settlement
 
 WAITING: Final = (1_000, 100_000, 1_000_000)
 FINISHED: Final = 100_000
-BATCH: Final = 100  # of a claim, as the worker's
+BATCH: Final = 100  # of a claim: the most that one takes
 BATCHES: Final = 5  # a measurement
 COMMITTED: Final = 5_000
 # What may come on top, for noise: cost is flat, or it grows by a power of ten.
