@@ -16,6 +16,7 @@ REASONS: Final = {
     "adapters.kubernetes_api:KubernetesApi.connect#1": _EMBEDDED,
     "adapters.object_store:ObjectStore.put_stream": _GATEWAY,
     "adapters.object_store:ObjectStore._is_folder": _GATEWAY,
+    "adapters.object_store:ObjectStore.open_file": _GATEWAY,
     "adapters.object_store:ObjectStore.put_if_absent": _GATEWAY,
     "adapters.object_store:ObjectStore.get": _GATEWAY,
     "adapters.object_store:ObjectStore.delete": _GATEWAY,
