@@ -11,7 +11,7 @@ import asyncio
 import heapq
 import json
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from contextlib import aclosing
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final, NamedTuple
@@ -199,15 +199,17 @@ class LogReader:
             with translated():
                 ended = await self._has_ended(job_id, attempt)
             sources = []
-            for name, entry in (await self.entries(job_id, attempt)).items():
-                if wanted in (None, name):
+            entries = await self.entries(job_id, attempt)
+            early = _early(entries) if wanted is None and not ended else set()
+            for name, entry in entries.items():
+                if wanted in (None, name) and name not in early:
                     tail = tails.setdefault(name, self._tail(job_id, attempt, name))
                     sources.append(tail.lines(entry, last=ended))
             async for line in _in_turn(sources):
                 yield line
             if ended:
                 return
-            await self._wait(job_id, attempt, tails, (wanted,) if wanted else OWN_CONTAINERS)
+            await self._wait(job_id, attempt, tails, (wanted,) if wanted else OWN_CONTAINERS, early)
 
     async def _has_ended(self, job_id: str, attempt: int) -> bool:
         """Whether its end is recorded, or a later attempt took its place: the ledger forgets waits, and the oldest."""
@@ -217,10 +219,15 @@ class LogReader:
         recorded, newest = await pipeline.execute()
         return bool(recorded) or (newest is not None and newest.isdigit() and int(newest) > attempt)
 
-    async def _wait(self, job_id: str, attempt: int, tails: dict[str, "_LogTail"], expected: tuple[str, ...]) -> None:
+    async def _wait(
+        self, job_id: str, attempt: int, tails: dict[str, "_LogTail"], expected: tuple[str, ...], early: set[str]
+    ) -> None:
         """Until something is appended to a log known or expected here; not long, since a service's may begin."""
         # Redis waits for streams that do not exist yet, too: the first line of `run` is shown as soon as it is stored.
-        awaited: dict[Any, Any] = {wire.log_stream_key(job_id, attempt, name): b"0" for name in expected}
+        # What is there of an early one is no news.
+        awaited: dict[Any, Any] = {
+            wire.log_stream_key(job_id, attempt, name): b"$" if name in early else b"0" for name in expected
+        }
         awaited |= {tail.stream: tail.last_id for tail in tails.values()}
         with translated():
             news: Any = await self._redis.xread(awaited, count=1, block=FOLLOW_BLOCK_MS)
@@ -231,6 +238,11 @@ class LogReader:
         for stream, found in news:
             if stream in by_stream:
                 by_stream[stream].skip(found)
+
+
+def _early(entries: Mapping[str, LogEntry]) -> set[str]:
+    """What `upload` tells comes after all that `run` has printed, also where it is stored before the end of that."""
+    return set() if entries.get(anatomy.RUN, LogEntry()).complete else {anatomy.UPLOAD}
 
 
 async def _in_turn(sources: list[AsyncGenerator[LogChunk, None]]) -> AsyncIterator[LogChunk]:

@@ -79,8 +79,25 @@ def test_the_first_line_of_a_container_wakes_a_follower(redis_url: str, containe
     async def test(here: World) -> None:
         async with here.follower() as shown:
             await here.until_a_reader_is_blocked()
+            if container == anatomy.UPLOAD:
+                await (await here.writer(anatomy.RUN)).close()
             await (await here.writer(container)).append(line(b"first"), LogCursor())
             assert await shown.get() == b"first"
+
+    run(redis_url, test)
+
+
+def test_what_upload_tells_is_shown_after_all_that_run_has_printed(redis_url: str) -> None:
+    async def test(here: World) -> None:
+        job, upload = await here.writer(anatomy.RUN), await here.writer(anatomy.UPLOAD)
+        async with here.follower() as shown:
+            await upload.append(line(b"stored before"), LogCursor())
+            await here.until_a_reader_is_blocked()
+            await job.append(line(b"printed before"), LogCursor())
+            assert await shown.get() == b"printed before"
+            await job.close()
+            await upload.append(line(b"and more"), LogCursor())
+            assert [await shown.get(), await shown.get()] == [b"stored before", b"and more"]
 
     run(redis_url, test)
 
