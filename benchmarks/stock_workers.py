@@ -5,7 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -14,7 +14,7 @@ from redis import Redis
 
 import benchmarks
 from benchmarks.suite import BenchmarkError
-from tests.cluster.processes import stop
+from tests.cluster.processes import STOP_S, stop
 
 READY_S: Final = 120.0
 POLL_S: Final = 0.1
@@ -44,6 +44,9 @@ class StockCrew:
             for worker in hired:
                 worker.terminate()
             for worker in hired:
+                # A second SIGTERM would end it in the middle of its farewell.
+                with suppress(subprocess.TimeoutExpired):
+                    worker.wait(STOP_S)
                 stop(worker)
 
     def _hire(self, kind: str, number: int) -> "subprocess.Popen[bytes]":
